@@ -1,0 +1,1 @@
+"""Measurements of VCUT bundles beside their peers."""

@@ -1,0 +1,8 @@
+"""Compile an SVD checkpoint into a bundle that :mod:`vcut_runtime` runs."""
+
+from __future__ import annotations
+
+from vcut_export.checkpoint import Checkpoint, presets, resolve, save_checkpoint
+from vcut_export.export import ExportResult, export
+
+__all__ = ["Checkpoint", "ExportResult", "export", "presets", "resolve", "save_checkpoint"]

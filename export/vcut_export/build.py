@@ -1,0 +1,210 @@
+"""The part of an export that needs torch: load, fold, trace, write. The UNet is gone before the rest is loaded."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from vcut_export import checkpoint as checkpoints
+from vcut_export.fold import Projection, fold, project_cross_attention
+from vcut_export.graphs import Condition, Decode, QualityImprovement, SemanticBinding
+from vcut_export.onnx_files import write_graph, write_weights
+from vcut_export.plan import WEIGHTS, Plan
+from vcut_export.tracing import GraphSpec, trace_all
+from vcut_runtime import __version__
+from vcut_runtime.manifest import BiasSlice, FileEntry, GraphEntry, TensorSpec
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+Clock = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """The files that were made. ``slices`` is None if no graph that has ``sca_bias`` was."""
+
+    graphs: Mapping[str, GraphEntry]
+    weights: Mapping[str, FileEntry]
+    slices: tuple[BiasSlice, ...] | None
+
+
+def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Built:
+    """Make the graphs named in ``stale`` in ``folder``, the bundle's ``onnx``."""
+    writer = _Writer(plan, folder, clock)
+    slices = None
+    if "semantic_binding" in stale or "condition" in stale:
+        with clock("load unet"):
+            unet = checkpoints.load_unet(plan.checkpoint, plan.precision, DTYPES[plan.precision])
+        with clock("fold cross-attention"):
+            projection = project_cross_attention(unet, plan.tca)
+            packed = fold(unet, projection, plan.frames)
+            slices = tuple(BiasSlice(s.block, s.kind, s.offset, s.channels) for s in projection.slices)
+            writer.bias_channels = len(projection.bias)
+        if "semantic_binding" in stale:
+            writer.write(
+                {
+                    "semantic_binding": SemanticBinding(unet, packed),
+                    "quality_improvement": QualityImprovement(unet, packed),
+                }
+            )
+        del unet, packed
+        gc.collect()
+    rest: dict[str, torch.nn.Module] = {}
+    with clock("load image encoder and vae"):
+        if "condition" in stale:
+            rest["condition"] = _condition(plan, projection)
+        if "decode" in stale:
+            rest["decode"] = Decode(checkpoints.load_vae(plan.checkpoint, plan.precision, DTYPES[plan.precision]))
+    if rest:
+        writer.write(rest)
+    return Built(writer.graphs, writer.weights, slices)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep torch's exporter, diffusers and transformers from printing what a user can do nothing about."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.get_verbosity()  # both set their loggers up at first use, and would undo what follows
+    transformers.utils.logging.get_verbosity()
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def weight_bytes(plan: Plan) -> int:
+    """Return an upper bound of the bundle's size, from the architectures alone."""
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    configs = {
+        component: {key: value for key, value in plan.checkpoint.configs[component].items() if not key.startswith("_")}
+        for component in checkpoints.WEIGHTED
+    }
+    with init_empty_weights():
+        unet = UNetSpatioTemporalConditionModel(**configs["unet"])
+        vae = AutoencoderKLTemporalDecoder(**configs["vae"])
+        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
+    size = DTYPES[plan.precision].itemsize
+    count = {id(m): sum(p.numel() for p in m.parameters()) for m in (unet, encoder, vae.decoder, vae.encoder)}
+    body = count[id(unet)] + count[id(encoder)] + count[id(vae.decoder)]
+    return body * size + count[id(vae.encoder)] * 4
+
+
+def vae_encoder_dtype(plan: Plan) -> torch.dtype:
+    """Return the VAE encoder's dtype: float32 where the checkpoint asks for it (``force_upcast``), as diffusers does."""
+    upcast = plan.checkpoint.configs["vae"].get("force_upcast", True)
+    return torch.float32 if upcast else DTYPES[plan.precision]
+
+
+def _condition(plan: Plan, projection: Projection) -> Condition:
+    encoder = checkpoints.load_image_encoder(plan.checkpoint, plan.precision, DTYPES[plan.precision])
+    vae = checkpoints.load_vae(plan.checkpoint, plan.precision, vae_encoder_dtype(plan))
+    extractor = plan.checkpoint.configs["feature_extractor"]
+    return Condition(encoder, vae, projection, extractor, plan.height, plan.width)
+
+
+class _Writer:
+    """Traces modules and writes their graphs; modules that share a weights file are traced and written together."""
+
+    def __init__(self, plan: Plan, folder: Path, clock: Clock) -> None:
+        self.plan, self.folder, self.clock = plan, folder, clock
+        self.bias_channels = 0
+        self.graphs: dict[str, GraphEntry] = {}
+        self.weights: dict[str, FileEntry] = {}
+
+    def write(self, modules: Mapping[str, torch.nn.Module]) -> None:
+        specs = {name: _spec(self.plan, name, self.bias_channels) for name in modules}
+        with self.clock(f"trace {', '.join(modules)}"):
+            models = trace_all({name: (module.eval(), specs[name]) for name, module in modules.items()})
+        for file in dict.fromkeys(WEIGHTS[name] for name in modules):
+            sharing = {name: model for name, model in models.items() if WEIGHTS[name] == file}
+            with self.clock(f"write {file}"):
+                self._write(file, sharing, specs)
+
+    def _write(self, file: str, models: Mapping[str, ir.Model], specs: Mapping[str, GraphSpec]) -> None:
+        entry, placed = write_weights(list(models.values()), self.folder / file)
+        self.weights[file] = FileEntry(f"onnx/{entry.file}", entry.bytes, entry.sha256)
+        for name, model in models.items():
+            written = write_graph(model, self.folder / f"{name}.onnx", placed, _metadata(self.plan, name))
+            self.graphs[name] = GraphEntry(
+                file=f"onnx/{written.file}",
+                bytes=written.bytes,
+                sha256=written.sha256,
+                weights=file,
+                key=self.plan.keys[name],
+                inputs=specs[name].inputs,
+                outputs=specs[name].outputs,
+            )
+
+
+def _spec(plan: Plan, name: str, bias: int) -> GraphSpec:
+    """The graph's inputs and outputs, as the design's table gives them."""
+    latent = (plan.latent_channels, plan.latent_height, plan.latent_width)
+    image, video = (1, 3, plan.height, plan.width), (1, plan.frames, *latent)
+    step: dict[str, tuple[int | str, ...]] = {
+        "latents": video,
+        "image_latents": (1, *latent),
+        "sca_bias": (2 if name == "semantic_binding" else 1, bias),
+        "sigma": (1,),
+        "sigma_next": (1,),
+        "added_time_ids": (1, 3),
+    }
+    sides: dict[str, tuple[Mapping[str, tuple[int | str, ...]], Mapping[str, tuple[int | str, ...]]]] = {
+        "condition": (
+            {"image": image, "noise": image, "noise_aug_strength": (1,)},
+            {"image_latents": (1, *latent), "sca_bias": (2, bias)},
+        ),
+        "semantic_binding": ({**step, "guidance_scale": (plan.frames,)}, {"next_latents": video}),
+        "quality_improvement": (step, {"next_latents": video}),
+        "decode": ({"latents": ("n", *latent)}, {"frames": ("n", plan.height, plan.width, 3)}),
+    }
+
+    def tensors(side: Mapping[str, tuple[int | str, ...]]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(k, "uint8" if k == "frames" else "float32", shape) for k, shape in side.items())
+
+    inputs, outputs = sides[name]
+    return GraphSpec(name, tensors(inputs), tensors(outputs))
+
+
+_DESCRIPTIONS = {
+    "condition": "Image to VAE latents and to the packed bias of the folded cross-attentions.",
+    "semantic_binding": "One denoising step with classifier-free guidance (VCUT's semantic binding stage).",
+    "quality_improvement": "One conditional denoising step (VCUT's quality improvement stage).",
+    "decode": "Latents of a chunk of frames to 8-bit RGB.",
+}
+
+
+def _metadata(plan: Plan, name: str) -> dict[str, str]:
+    values: dict[str, Any] = {
+        "description": _DESCRIPTIONS[name],
+        "vcut_version": __version__,
+        "model": plan.checkpoint.id,
+        "revision": plan.checkpoint.revision or "",
+        "random_weights": str(plan.checkpoint.seed is not None).lower(),
+        "graph": name,
+        "precision": plan.precision,
+        "tca": plan.tca,
+        "height": plan.height,
+        "width": plan.width,
+        "frames": plan.frames,
+    }
+    return {key: str(value) for key, value in values.items()}

@@ -1,0 +1,96 @@
+"""``vcut export`` and ``vcut-export``: parse, call :func:`vcut_export.export.export`, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from vcut_export.export import export, summary
+from vcut_runtime.cli import parse_cut_step
+from vcut_runtime.terminal import JSON, QUIET, print_json, run_app, stages, stderr
+
+
+def export_command(
+    model: Annotated[
+        str,
+        typer.Option(help="svd, svd-xt, svd-xt-1.1, svd-tiny, a diffusers folder, or a hub id.", show_default=False),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The bundle's folder. [default: vcut-<model>]")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="The exact architecture with random weights; downloads no weights.")
+    ] = False,
+    height: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of the video. [default: the model's]")] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
+    cut_step: Annotated[
+        str | None,
+        typer.Option(
+            help="First step of the quality improvement stage, or none. [default: 17 of 25 steps, else in proportion]"
+        ),
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp16, bf16 or fp32. [default: fp16; svd-tiny: fp32]")] = None,
+    tca: Annotated[
+        str, typer.Option(help="Temporal cross-attention: remove it (the paper) or fold its constant (exact).")
+    ] = "remove",
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    engines: Annotated[str, typer.Option(help="none; engines come in a later version.")] = "none",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every graph with unmodified torch modules; fail if one is off.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Rebuild everything, also over a bundle of another model.")
+    ] = False,
+    json: Annotated[bool, JSON] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Compile an SVD checkpoint into a bundle."""
+    if cut_step is None:
+        cut: Any = None
+    else:
+        parsed = parse_cut_step(cut_step)
+        cut = "none" if parsed is None else parsed
+    with stages(quiet or json) as stage:
+        result = export(
+            model,
+            output,
+            revision=revision,
+            random_weights=random_weights,
+            seed=seed,
+            height=height,
+            width=width,
+            frames=frames,
+            steps=steps,
+            cut_step=cut,
+            precision=cast(Any, precision),
+            tca=cast(Any, tca),
+            engines=cast(Any, engines),
+            verify=verify,
+            force=force,
+            stage=stage,
+        )
+    facts = summary(result)
+    if json:
+        print_json(facts)
+        return
+    for name, error in result.errors.items():
+        stderr.print(f"{name:20} largest error {error:.1e} of the output's largest magnitude")
+    if not quiet:
+        done = f"built {', '.join(result.rebuilt)}" if result.rebuilt else "already up to date, no graph rebuilt"
+        stderr.print(
+            f"[bold]{result.bundle}[/bold]  {facts['bundle_bytes'] / 1e9:.3f} GB, {done}, "
+            f"{sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory / 1e9:.1f} GB",
+            soft_wrap=True,
+        )
+
+
+def main() -> None:
+    """Run ``vcut-export``."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(export_command)
+    run_app(app, "vcut-export")

@@ -1,0 +1,311 @@
+"""Checkpoint to bundle."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vcut_export.checkpoint import check_weights, download, resolve
+from vcut_export.plan import DEFAULT_STEPS, WEIGHTS, Plan, make_manifest, make_plan
+from vcut_runtime.backends import check_cpu
+from vcut_runtime.bundle import MANIFEST, open_bundle
+from vcut_runtime.errors import BundleError, UsageError, VcutError
+from vcut_runtime.manifest import FileEntry, GraphEntry, Manifest, Precision, Tca, encode
+
+Stage = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export did.
+
+    Attributes:
+        bundle: the bundle's folder.
+        manifest: its manifest.
+        rebuilt: the graphs made in this call; empty if the bundle already was what was asked for.
+        errors: by graph, the largest error relative to the output's largest magnitude (``verify`` only).
+        seconds: duration by stage.
+        peak_memory: of this process so far, in bytes.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    rebuilt: tuple[str, ...]
+    errors: Mapping[str, float]
+    seconds: Mapping[str, float]
+    peak_memory: int
+
+
+def export(
+    model: str,
+    output: str | Path | None = None,
+    *,
+    revision: str | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+    height: int | None = None,
+    width: int | None = None,
+    frames: int | None = None,
+    steps: int = DEFAULT_STEPS,
+    cut_step: int | Literal["none"] | None = None,
+    precision: Precision | None = None,
+    tca: Tca = "remove",
+    engines: Literal["none"] = "none",
+    verify: bool = False,
+    force: bool = False,
+    stage: Stage = lambda name: nullcontext(),
+) -> ExportResult:
+    """Compile ``model`` into a bundle at ``output``.
+
+    A graph that is already there and made from the same things is kept. The bundle changes in one rename, or not at all.
+
+    Args:
+        model: preset, diffusers folder or hub id.
+        output: the bundle's folder; ``vcut-<model>`` by default.
+        revision: hub revision.
+        random_weights: take the architecture only, and seeded random weights.
+        seed: of random weights.
+        height: pixels; the model's default if None, like ``width``, ``frames`` and ``precision``.
+        width: pixels.
+        frames: frames of the video.
+        steps: default number of denoising steps of the bundle.
+        cut_step: default first quality improvement step; 17 of 25, in proportion, if None; ``"none"`` never cuts.
+        precision: of the network bodies.
+        tca: ``remove`` temporal cross-attention (the paper) or ``fold`` its constant (exact).
+        engines: only ``"none"`` yet.
+        verify: compare every graph with the unmodified torch modules.
+        force: rebuild everything, also over a bundle of another model.
+        stage: called with a stage's name, returns a context manager around that stage.
+
+    Raises:
+        UsageError: impossible options, found before any work; so is a ``verify`` that the CPU cannot run (VcutError).
+        VcutError: the export failed; the output is as it was.
+    """
+    if engines != "none":
+        raise UsageError(f"--engines {engines} is not available in this version: use --engines none")
+    clock = _Clock(stage)
+    checkpoint = resolve(model, revision=revision, random_weights=random_weights, seed=seed)
+    plan = make_plan(
+        checkpoint,
+        height=height,
+        width=width,
+        frames=frames,
+        steps=steps,
+        cut_step=None if cut_step == "none" else cut_step,
+        never_cut=cut_step == "none",
+        precision=precision,
+        tca=tca,
+    )
+    if verify:
+        check_cpu(make_manifest(plan, (), {}, {}))
+    if checkpoint.hub is None:
+        check_weights(checkpoint, plan.precision)
+    root = Path(f"vcut-{checkpoint.id.rsplit('/')[-1]}") if output is None else Path(output)
+    old = _existing(root, plan, force)
+    kept = {} if old is None or force else _kept(old, plan)
+    stale: tuple[str, ...] = tuple(graph for graph in WEIGHTS if graph not in kept)
+    manifest = None if stale or old is None else make_manifest(plan, old.sca_bias, kept, old.weights)
+    errors: dict[str, float] = {}
+    if manifest is None or manifest != old:
+        with _staging(root) as partial:
+            (partial / "onnx").mkdir()
+            weights = _carry(root, partial, old, kept)
+            if manifest is None:
+                manifest = _build(plan, root, partial, old, kept, weights, stale, clock)
+            (partial / MANIFEST).write_bytes(encode(manifest))
+            open_bundle(partial, hashes=False)
+            errors = _verify(partial, plan, clock) if verify else {}
+            _swap(partial, root)
+    elif verify:
+        errors = _verify(root, plan, clock)
+    return ExportResult(root, manifest, stale, errors, clock.seconds, peak_memory())
+
+
+def peak_memory() -> int:
+    """Return the peak resident memory of this process in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass
+class _Clock:
+    """Times stages, and shows them."""
+
+    stage: Stage
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with self.stage(name):
+            yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _existing(root: Path, plan: Plan, force: bool) -> Manifest | None:
+    """Return the manifest of the bundle at ``root``, None where there is nothing to keep.
+
+    Raises:
+        UsageError: replacing what is there would destroy something that is no bundle, or another model's.
+    """
+    if not root.exists():
+        return None
+    if not root.is_dir():
+        raise UsageError(f"{root} is a file: choose another --output")
+    if not any(root.iterdir()):
+        return None
+    if not (root / MANIFEST).is_file():
+        raise UsageError(f"{root} holds something else than a vcut bundle: choose another --output")
+    try:
+        manifest = open_bundle(root, hashes=False).manifest
+    except BundleError as error:
+        if force:
+            return None
+        raise UsageError(f"{error}, with --force to replace this one") from None
+    if manifest.model.id != plan.checkpoint.id and not force:
+        raise UsageError(
+            f"{root} holds a bundle of {manifest.model.id}: choose another --output, or replace it with --force"
+        )
+    return manifest
+
+
+def _kept(old: Manifest, plan: Plan) -> dict[str, GraphEntry]:
+    """Graphs of the old bundle that are made from the same things. The two UNet graphs go together: they share weights."""
+    kept = {name: graph for name, graph in old.graphs.items() if graph.key == plan.keys.get(name)}
+    pair = ("semantic_binding", "quality_improvement")
+    if not all(name in kept for name in pair):
+        kept = {name: graph for name, graph in kept.items() if name not in pair}
+    return kept
+
+
+def _carry(root: Path, partial: Path, old: Manifest | None, kept: Mapping[str, GraphEntry]) -> dict[str, FileEntry]:
+    """Take the kept graphs' files into the new bundle, without copying where the disk allows."""
+    if old is None:
+        return {}
+    weights = {graph.weights: old.weights[graph.weights] for graph in kept.values()}
+    for entry in [*kept.values(), *weights.values()]:
+        target = partial / entry.file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(root / entry.file, target)
+        except OSError:
+            shutil.copyfile(root / entry.file, target)
+    return weights
+
+
+def _build(
+    plan: Plan,
+    root: Path,
+    partial: Path,
+    old: Manifest | None,
+    kept: Mapping[str, GraphEntry],
+    weights: Mapping[str, FileEntry],
+    stale: tuple[str, ...],
+    clock: _Clock,
+) -> Manifest:
+    """Make the stale graphs in ``partial`` and return the manifest of old and new ones."""
+    plan = _with_weights(plan, clock)
+    with clock("prepare"):  # importing torch and diffusers takes most of it
+        from vcut_export.build import build, quiet_libraries, weight_bytes
+
+        _check_disk(root, weight_bytes(plan))
+    with quiet_libraries():
+        built = build(plan, partial / "onnx", stale, clock)
+    slices = built.slices
+    if slices is None:
+        assert old is not None, "without an old bundle every graph is built"
+        slices = old.sca_bias
+    return make_manifest(plan, slices, {**kept, **built.graphs}, {**weights, **built.weights})
+
+
+def _verify(root: Path, plan: Plan, clock: _Clock) -> dict[str, float]:
+    plan = _with_weights(plan, clock)
+    from vcut_export.build import quiet_libraries
+    from vcut_export.verify import verify_bundle
+
+    bundle = open_bundle(root)
+    with quiet_libraries():
+        return verify_bundle(bundle, plan, clock)
+
+
+def _with_weights(plan: Plan, clock: _Clock) -> Plan:
+    if plan.checkpoint.hub is None or plan.checkpoint.seed is not None:
+        return plan
+    with clock("download"):
+        checkpoint = download(plan.checkpoint, plan.precision)
+    check_weights(checkpoint, plan.precision)
+    return replace(plan, checkpoint=checkpoint)
+
+
+def _check_disk(root: Path, need: int) -> None:
+    """Raises UsageError if ``need`` bytes will not fit where ``root`` is going to be."""
+    parent = root.absolute().parent
+    free = shutil.disk_usage(parent).free
+    if need > free:
+        raise UsageError(
+            f"the bundle needs {need / 1e9:.1f} GB, {parent} has {free / 1e9:.1f} GB free: free space or choose "
+            "another --output"
+        )
+
+
+@contextmanager
+def _staging(root: Path) -> Iterator[Path]:
+    """A hidden folder beside ``root`` that vanishes unless it is renamed."""
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}.partial-"))
+    except OSError as error:
+        raise UsageError(f"cannot write beside {root} ({error.strerror}): choose another --output") from None
+    try:
+        yield partial
+    except OSError as error:
+        raise VcutError(f"writing the bundle failed ({error.strerror or error}): check the disk") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(partial: Path, root: Path) -> None:
+    """Put ``partial`` where ``root`` is; an old bundle steps aside first and is then removed."""
+    partial.chmod(0o755)
+    if not root.exists():
+        partial.rename(root)
+        return
+    aside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}.replaced-"))
+    root.rename(aside / root.name)
+    try:
+        partial.rename(root)
+    except OSError:
+        (aside / root.name).rename(root)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def summary(result: ExportResult) -> dict[str, Any]:
+    """Return ``result`` as what ``--json`` prints."""
+    manifest = result.manifest
+    return {
+        "bundle": str(result.bundle),
+        "model": manifest.model.id,
+        "rebuilt": list(result.rebuilt),
+        "errors": dict(result.errors),
+        "seconds": {name: round(seconds, 3) for name, seconds in result.seconds.items()},
+        "peak_memory_bytes": result.peak_memory,
+        "bundle_bytes": sum(entry.bytes for entry in manifest.files()),
+        "height": manifest.height,
+        "width": manifest.width,
+        "frames": manifest.frames,
+        "precision": manifest.precision,
+        "tca": manifest.tca,
+        "steps": manifest.steps,
+        "cut_step": manifest.cut_step,
+    }

@@ -1,0 +1,169 @@
+"""Fold what the UNet recomputes at every step although it never changes.
+
+SVD conditions on one CLIP image embedding ``e``. A cross-attention with a single key has a softmax of 1, so its output
+is ``W_out (W_v e) + b_out`` for every query: a vector per block, the *SCA bias* (VCUT paper, III-C and III-D). Folding
+spatial cross-attention (SCA) this way is exact. Temporal cross-attention (TCA) sees the same key: ``remove`` drops it
+(the paper's method), ``fold`` keeps its constant, exactly.
+
+Two more constants go with them, exact as well: the frame position embedding (an MLP of ``arange(frames)``, 99 M of
+SVD-XT's parameters) becomes a table, and the learned space/time blend becomes a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Tca = Literal["remove", "fold"]
+
+
+@dataclass(frozen=True)
+class BiasSlice:
+    """Where one block's constant lies in the packed ``sca_bias`` input."""
+
+    block: str  # module path of the transformer block, as in the checkpoint
+    kind: Literal["sca", "tca"]
+    offset: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The folded cross-attentions as one affine map ``sca_bias = weight @ e + bias``.
+
+    ``weight`` is [N, cross_attention_dim], ``bias`` is [N], both float32; N is the width of ``sca_bias``
+    (12,480 for SVD with ``--tca remove``). The unconditional row has ``e = 0``: ``bias`` alone.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    slices: tuple[BiasSlice, ...]
+
+
+class PackedBias:
+    """The ``sca_bias`` rows of the step being traced: the step writes them, every folded attention reads its slice."""
+
+    def __init__(self) -> None:
+        self.rows: torch.Tensor | None = None  # [B, N]
+
+
+class FoldedCrossAttention(nn.Module):
+    """Stands where ``attn2`` stood and adds that block's slice of the packed bias."""
+
+    def __init__(self, packed: PackedBias, where: BiasSlice) -> None:
+        super().__init__()
+        self.packed, self.where = packed, where
+
+    def forward(self, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Return the constant as [rows, 1, channels], ready to be added to ``hidden_states`` [rows, tokens, channels].
+
+        Rows are the batch times the frames (SCA) or times the pixels (TCA), batch outermost in both.
+        """
+        if self.packed.rows is None:
+            raise RuntimeError("the packed bias is not set; run the UNet through a denoising step")
+        bias = self.packed.rows[:, self.where.offset : self.where.offset + self.where.channels]  # [B, C]
+        batch, rows = bias.shape[0], hidden_states.shape[0]
+        return bias[:, None].expand(batch, rows // batch, -1).reshape(rows, 1, -1)
+
+
+class FramePositionTable(nn.Module):
+    """The frame position embedding for ``frames`` frames: a [frames, channels] table."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table)
+        self.table: torch.Tensor
+
+    def forward(self, frame_embedding: torch.Tensor) -> torch.Tensor:
+        """Return [batch * frames, channels], whatever ``frame_embedding`` [batch * frames] holds."""
+        return self.table.repeat(frame_embedding.shape[0] // self.table.shape[0], 1)
+
+
+class ConstantBlend(nn.Module):
+    """``AlphaBlender`` for video (never image-only) input, whose weight is then a constant."""
+
+    def __init__(self, spatial_weight: float) -> None:
+        super().__init__()
+        self.spatial_weight = spatial_weight
+
+    def forward(self, x_spatial: torch.Tensor, x_temporal: torch.Tensor, **_: Any) -> torch.Tensor:
+        return self.spatial_weight * x_spatial + (1.0 - self.spatial_weight) * x_temporal
+
+
+def project_cross_attention(unet: nn.Module, tca: Tca) -> Projection:
+    """Compose every SCA (and, for ``tca="fold"``, TCA) of an unmodified ``unet`` into one affine map (Eq. 4's L)."""
+    weights, biases, slices, offset = [], [], [], 0
+    blocks = sorted(_cross_attentions(unet), key=lambda found: found[0])  # stable: all SCA first, then all TCA
+    for kind, name, block in blocks:
+        if kind == "tca" and tca == "remove":
+            continue
+        to_v, to_out = block.attn2.to_v, block.attn2.to_out[0]
+        weight = to_out.weight.double() @ to_v.weight.double()  # [C, cross_attention_dim]
+        bias = torch.zeros(weight.shape[0], dtype=torch.float64) if to_out.bias is None else to_out.bias.double()
+        if to_v.bias is not None:
+            bias = bias + to_out.weight.double() @ to_v.bias.double()
+        weights.append(weight.float())
+        biases.append(bias.float())
+        slices.append(BiasSlice(name, kind, offset, weight.shape[0]))
+        offset += weight.shape[0]
+    if not slices:
+        raise ValueError("the UNet has no cross-attention block, so there is nothing to fold: check its block types")
+    return Projection(torch.cat(weights).detach(), torch.cat(biases).detach(), tuple(slices))
+
+
+def fold(unet: nn.Module, projection: Projection, frames: int) -> PackedBias:
+    """Replace, in place, all that ``projection`` and ``frames`` make constant; return the bias the UNet now reads.
+
+    A cross-attention without a slice in ``projection`` is removed. Afterwards the UNet accepts any
+    ``encoder_hidden_states`` and ignores its values.
+    """
+    packed = PackedBias()
+    where = {(s.kind, s.block): s for s in projection.slices}
+    for kind, name, block in list(_cross_attentions(unet)):
+        place = where.get((kind, name))
+        block.norm2 = nn.Identity()  # fed only the queries, which never mattered
+        block.attn2 = None if place is None else FoldedCrossAttention(packed, place)
+    for module in list(unet.modules()):
+        if hasattr(module, "time_pos_embed"):
+            module.time_pos_embed = FramePositionTable(_frame_positions(module, frames))
+            module.time_proj = nn.Identity()  # the table needs the number of rows only
+    fold_blends(unet)
+    return packed
+
+
+def fold_blends(model: nn.Module) -> None:
+    """Replace, in place, every learned space/time blend of a UNet or a temporal decoder by its constant."""
+    from diffusers.models.resnet import AlphaBlender
+
+    for module in list(model.modules()):
+        blend = getattr(module, "time_mixer", None)
+        if isinstance(blend, AlphaBlender):
+            factor = blend.mix_factor.detach().float()
+            alpha = (factor if blend.merge_strategy == "fixed" else torch.sigmoid(factor)).item()
+            module.time_mixer = ConstantBlend(1.0 - alpha if blend.switch_spatial_to_temporal_mix else alpha)
+
+
+def _cross_attentions(unet: nn.Module) -> Iterator[tuple[Literal["sca", "tca"], str, Any]]:
+    from diffusers.models.attention import BasicTransformerBlock, TemporalBasicTransformerBlock
+
+    for name, module in unet.named_modules():
+        if getattr(module, "attn2", None) is None:
+            continue
+        if isinstance(module, BasicTransformerBlock):
+            yield "sca", name, module
+        elif isinstance(module, TemporalBasicTransformerBlock):
+            yield "tca", name, module
+
+
+def _frame_positions(transformer: Any, frames: int) -> torch.Tensor:
+    """Run ``time_proj`` and ``time_pos_embed`` once, in float32, for frames 0 .. frames-1: [frames, channels]."""
+    dtype = transformer.time_pos_embed.linear_1.weight.dtype
+    embed = transformer.time_pos_embed.float()
+    with torch.no_grad():
+        return embed(transformer.time_proj(torch.arange(frames)).float()).to(dtype)

@@ -1,0 +1,198 @@
+"""The four graphs of a bundle as torch modules: what is traced is exactly what the bundle computes.
+
+Every input and output is float32 (``frames`` is uint8); latents and sigma arithmetic stay float32 and only the network
+bodies run in the bundle's precision. Shapes: F frames, H x W pixels, h x w latent pixels, N the width of ``sca_bias``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vcut_export.fold import PackedBias, Projection, fold_blends
+
+
+class _DenoisingStep(nn.Module):
+    """A folded UNet inside one Euler step of the v-prediction EDM schedule (Karras et al. 2022; SVD's scheduler)."""
+
+    def __init__(self, unet: nn.Module, packed: PackedBias) -> None:
+        super().__init__()
+        self.unet = unet
+        self.packed = packed
+
+    def velocity(
+        self,
+        model_input: torch.Tensor,  # [B, F, 2C, h, w]
+        sca_bias: torch.Tensor,  # [B, N]
+        sigma: torch.Tensor,  # [1]
+        added_time_ids: torch.Tensor,  # [1, 3]
+    ) -> torch.Tensor:  # [B, F, C, h, w], float32
+        dtype = self.unet.conv_in.weight.dtype
+        batch = model_input.shape[0]
+        self.packed.rows = sca_bias.to(dtype)
+        try:
+            return self.unet(
+                model_input.to(dtype),
+                0.25 * torch.log(sigma),
+                encoder_hidden_states=model_input.new_zeros(batch, 1, 1, dtype=dtype),  # ignored, see fold()
+                added_time_ids=added_time_ids.expand(batch, -1),
+                return_dict=False,
+            )[0].float()
+        finally:
+            self.packed.rows = None
+
+
+class SemanticBinding(_DenoisingStep):
+    """One step of the semantic binding stage: classifier-free guidance, both rows in one batch."""
+
+    def forward(
+        self,
+        latents: torch.Tensor,  # [1, F, C, h, w]
+        image_latents: torch.Tensor,  # [1, C, h, w]
+        sca_bias: torch.Tensor,  # [2, N], row 0 unconditional
+        sigma: torch.Tensor,  # [1]
+        sigma_next: torch.Tensor,  # [1]
+        added_time_ids: torch.Tensor,  # [1, 3]: fps - 1, motion bucket, noise augmentation
+        guidance_scale: torch.Tensor,  # [F]
+    ) -> torch.Tensor:  # [1, F, C, h, w]
+        image = image_latents[:, None].expand_as(latents)
+        scaled = latents * torch.rsqrt(sigma * sigma + 1.0)
+        both = torch.cat([scaled, scaled])
+        condition = torch.cat([torch.zeros_like(image), image])
+        v = self.velocity(torch.cat([both, condition], dim=2), sca_bias, sigma, added_time_ids)
+        unconditional, conditional = v[:1], v[1:]
+        v = unconditional + guidance_scale[None, :, None, None, None] * (conditional - unconditional)
+        return _euler(latents, v, sigma, sigma_next)
+
+
+class QualityImprovement(_DenoisingStep):
+    """One step of the quality improvement stage: the conditional row alone."""
+
+    def forward(
+        self,
+        latents: torch.Tensor,  # [1, F, C, h, w]
+        image_latents: torch.Tensor,  # [1, C, h, w]
+        sca_bias: torch.Tensor,  # [1, N]
+        sigma: torch.Tensor,  # [1]
+        sigma_next: torch.Tensor,  # [1]
+        added_time_ids: torch.Tensor,  # [1, 3]
+    ) -> torch.Tensor:  # [1, F, C, h, w]
+        image = image_latents[:, None].expand_as(latents)
+        scaled = latents * torch.rsqrt(sigma * sigma + 1.0)
+        v = self.velocity(torch.cat([scaled, image], dim=2), sca_bias, sigma, added_time_ids)
+        return _euler(latents, v, sigma, sigma_next)
+
+
+def _euler(latents: torch.Tensor, v: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
+    """One Euler step for v-prediction, its derivative simplified so that nothing is divided by a small sigma.
+
+    With x0 = latents / (s^2+1) - v s / sqrt(s^2+1), the derivative (latents - x0) / s is the expression below.
+    """
+    variance = sigma * sigma + 1.0
+    derivative = latents * (sigma / variance) + v * torch.rsqrt(variance)
+    return latents + derivative * (sigma_next - sigma)
+
+
+class Condition(nn.Module):
+    """Everything that depends on the input image: its VAE latents and the packed bias of every folded block."""
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        vae: Any,
+        projection: Projection,
+        feature_extractor: dict[str, Any],
+        height: int,
+        width: int,
+    ) -> None:
+        super().__init__()
+        size = image_encoder.config.image_size
+        self.image_encoder = image_encoder
+        self.vae_encoder, self.quant_conv = vae.encoder, vae.quant_conv
+        self.projection = nn.Linear(projection.weight.shape[1], projection.weight.shape[0])
+        self.projection.weight = nn.Parameter(projection.weight, requires_grad=False)
+        self.projection.bias = nn.Parameter(projection.bias, requires_grad=False)
+        _explicit_attention(self.vae_encoder)
+        for name, value in {
+            "resize_rows": resize_matrix(height, size),  # [S, H]
+            "resize_columns": resize_matrix(width, size).T.contiguous(),  # [W, S]
+            "mean": torch.tensor(feature_extractor["image_mean"]).reshape(1, 3, 1, 1),
+            "std": torch.tensor(feature_extractor["image_std"]).reshape(1, 3, 1, 1),
+        }.items():
+            self.register_buffer(name, value)
+
+    def forward(
+        self,
+        image: torch.Tensor,  # [1, 3, H, W] in [0, 1]
+        noise: torch.Tensor,  # [1, 3, H, W], standard normal
+        noise_aug_strength: torch.Tensor,  # [1]
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # image_latents [1, C, h, w], sca_bias [2, N]
+        augmented = image * 2.0 - 1.0 + noise_aug_strength * noise
+        moments = self.quant_conv(self.vae_encoder(augmented.to(self.quant_conv.weight.dtype)))
+        image_latents = moments.chunk(2, dim=1)[0].float()  # the mode; SVD leaves it unscaled
+
+        pixels = (self.resize_rows @ image @ self.resize_columns - self.mean) / self.std
+        dtype = self.image_encoder.visual_projection.weight.dtype
+        embedding = self.image_encoder(pixels.to(dtype)).image_embeds.float()  # [1, cross_attention_dim]
+        unconditional = self.projection.bias[None]
+        return image_latents, torch.cat([unconditional, self.projection(embedding)])
+
+
+class Decode(nn.Module):
+    """Latents of one chunk of n frames to 8-bit RGB, with diffusers' rounding."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.decoder = vae.decoder
+        self.scaling_factor = float(vae.config.scaling_factor)
+        fold_blends(self.decoder)
+        _explicit_attention(self.decoder)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:  # [n, C, h, w] -> [n, H, W, 3] uint8
+        frames = latents.shape[0]
+        latents = (latents / self.scaling_factor).to(self.decoder.conv_in.weight.dtype)
+        indicator = latents.new_zeros(1, frames)
+        pixels = self.decoder(latents, image_only_indicator=indicator, num_frames=frames).float()
+        pixels = (pixels / 2.0 + 0.5).clamp(0.0, 1.0)
+        return torch.round(pixels.permute(0, 2, 3, 1) * 255.0).to(torch.uint8)
+
+
+def resize_matrix(pixels: int, size: int) -> torch.Tensor:
+    """One axis of diffusers' antialiased resize as a matrix [size, pixels].
+
+    Blur and bicubic interpolation are linear and separable, so the whole resize is ``rows @ image @ columns``: two
+    products, without padding, convolution or Resize nodes. The matrix is read off diffusers' own function with unit
+    impulses, one per input row, which is how it stays the reference's whatever that function does.
+    """
+    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
+
+    impulses = torch.eye(pixels).reshape(1, pixels, pixels, 1).expand(1, pixels, pixels, 4)  # one channel per impulse
+    response = _resize_with_antialiasing(impulses, (size, 4))  # [1, pixels, size, 4], constant along the last axis
+    return response[0, :, :, 0].T.contiguous()
+
+
+class _ExplicitAttention:
+    """Attention of the VAE's middle block as two matrix products: TensorRT has no fused kernel for head size 512."""
+
+    def __call__(self, attn: Any, hidden_states: torch.Tensor, *_: Any, temb: None = None, **__: Any) -> torch.Tensor:
+        residual = hidden_states
+        rows, channels, height, width = hidden_states.shape
+        tokens = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)  # [rows, h*w, C]
+        query, key, value = (
+            projection(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+            for projection in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        scores = (query * attn.scale) @ key.transpose(2, 3)
+        mixed = (torch.softmax(scores, dim=-1) @ value).transpose(1, 2).flatten(2)
+        mixed = attn.to_out[0](mixed).transpose(1, 2).reshape(rows, channels, height, width)
+        return (mixed + residual if attn.residual_connection else mixed) / attn.rescale_output_factor
+
+
+def _explicit_attention(model: nn.Module) -> None:
+    from diffusers.models.attention_processor import Attention
+
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.set_processor(_ExplicitAttention())  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,191 @@
+"""What a bundle will be, decided and checked before any work: sizes, graph specs, and a fingerprint per graph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, get_args
+
+from vcut_export.checkpoint import Checkpoint, scheduler_constants
+from vcut_runtime import __version__
+from vcut_runtime.errors import UsageError
+from vcut_runtime.manifest import (
+    SCHEMA_VERSION,
+    BiasSlice,
+    FileEntry,
+    GraphEntry,
+    Guidance,
+    Manifest,
+    Model,
+    Precision,
+    Tca,
+)
+from vcut_runtime.schedule import check_cut_step, scale_cut_step
+
+DEFAULT_STEPS, DEFAULT_CUT_STEP = 25, 17  # the paper's
+WEIGHTS = {
+    "condition": "condition.weights",
+    "semantic_binding": "unet.weights",
+    "quality_improvement": "unet.weights",
+    "decode": "decode.weights",
+}
+# Decoding a frame takes about a sixth of a UNet step's activation memory, at any resolution; never more than that.
+_DECODE_PIXELS = 6 * 576 * 1024
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a bundle's content."""
+
+    checkpoint: Checkpoint
+    height: int  # pixels
+    width: int
+    frames: int
+    precision: Precision
+    tca: Tca
+    steps: int
+    cut_step: int  # 1-based; steps + 1 never cuts
+    keys: Mapping[str, str]  # fingerprint by graph
+
+    @property
+    def latent_height(self) -> int:
+        """Height of the latents."""
+        return self.height // self.checkpoint.vae_scale_factor
+
+    @property
+    def latent_width(self) -> int:
+        """Width of the latents."""
+        return self.width // self.checkpoint.vae_scale_factor
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.checkpoint.configs["vae"].get("latent_channels", 4)
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    frames: int | None = None,
+    steps: int = DEFAULT_STEPS,
+    cut_step: int | None = None,
+    never_cut: bool = False,
+    precision: Precision | None = None,
+    tca: Tca = "remove",
+) -> Plan:
+    """Fill in the model's defaults and check that everything fits together.
+
+    Raises:
+        UsageError: an option is impossible; the message names one that is possible.
+    """
+    height = checkpoint.defaults["height"] if height is None else height
+    width = checkpoint.defaults["width"] if width is None else width
+    frames = checkpoint.configs["unet"].get("num_frames", 25) if frames is None else frames
+    precision = checkpoint.defaults["precision"] if precision is None else precision
+    factor = checkpoint.vae_scale_factor
+    for name, value in (("height", height), ("width", width)):
+        if value < factor or value % factor:
+            near = max(factor, round(value / factor) * factor)
+            raise UsageError(f"--{name} {value} is not a multiple of {factor}, the model's factor: use {near}")
+    for name, value in (("frames", frames), ("steps", steps)):
+        if value < 1:
+            raise UsageError(f"--{name} {value} is below 1: use at least 1")
+    if precision not in get_args(Precision):
+        raise UsageError(f"unknown --precision {precision!r}: choose {', '.join(get_args(Precision))}")
+    if tca not in get_args(Tca):
+        raise UsageError(f"unknown --tca {tca!r}: choose {' or '.join(get_args(Tca))}")
+    if never_cut:
+        cut = check_cut_step(None, steps)
+    elif cut_step is None:
+        cut = scale_cut_step(DEFAULT_CUT_STEP, DEFAULT_STEPS, steps)
+    else:
+        cut = check_cut_step(cut_step, steps)
+    _check_unet(checkpoint)
+    keys = _keys(checkpoint, height, width, frames, precision, tca)
+    return Plan(checkpoint, height, width, frames, precision, tca, steps, cut, keys)
+
+
+def make_manifest(
+    plan: Plan,
+    slices: tuple[BiasSlice, ...],
+    graphs: Mapping[str, GraphEntry],
+    weights: Mapping[str, FileEntry],
+) -> Manifest:
+    """Return the manifest of a bundle with these files."""
+    checkpoint = plan.checkpoint
+    fitting = max(1, _DECODE_PIXELS // (plan.height * plan.width))
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        vcut_version=__version__,
+        model=Model(
+            id=checkpoint.id,
+            revision=checkpoint.revision,
+            random_weights=checkpoint.seed is not None,
+            seed=checkpoint.seed,
+            configs=dict(checkpoint.configs),
+        ),
+        height=plan.height,
+        width=plan.width,
+        frames=plan.frames,
+        latent_channels=plan.latent_channels,
+        vae_scale_factor=checkpoint.vae_scale_factor,
+        precision=plan.precision,
+        tca=plan.tca,
+        steps=plan.steps,
+        cut_step=plan.cut_step,
+        guidance=Guidance(min=1.0, max=3.0),
+        scheduler=scheduler_constants(checkpoint.configs["scheduler"]),
+        decode_chunk=min(plan.frames, fitting),
+        sca_bias=slices,
+        graphs=dict(graphs),
+        weights=dict(weights),
+    )
+
+
+def _check_unet(checkpoint: Checkpoint) -> None:
+    """The wiring between UNet, VAE and image encoder that SVD's pipeline assumes."""
+    unet, vae = checkpoint.configs["unet"], checkpoint.configs["vae"]
+    channels = vae.get("latent_channels", 4)
+    if unet.get("in_channels", 8) != 2 * channels or unet.get("out_channels", 4) != channels:
+        raise UsageError(
+            f"the UNet maps {unet.get('in_channels')} to {unet.get('out_channels')} channels, the VAE has {channels}: "
+            "choose components of one SVD model"
+        )
+    embedding = checkpoint.configs["image_encoder"].get("projection_dim", 512)
+    attention = unet.get("cross_attention_dim", 1024)
+    if any(size != embedding for size in (attention if isinstance(attention, list) else [attention])):
+        raise UsageError(
+            f"the UNet attends to {attention} channels, the image encoder gives {embedding}: "
+            "choose components of one SVD model"
+        )
+    if unet.get("projection_class_embeddings_input_dim", 768) != 3 * unet.get("addition_time_embed_dim", 256):
+        raise UsageError("the UNet's micro-conditioning is not SVD's three numbers: choose an SVD checkpoint")
+
+
+def _keys(checkpoint: Checkpoint, height: int, width: int, frames: int, precision: str, tca: str) -> dict[str, str]:
+    """A graph is rebuilt when its key changes: each key covers what that graph is made from, and nothing else."""
+    try:
+        made_by = {name: metadata.version(name) for name in ("torch", "diffusers", "onnxscript")}
+    except metadata.PackageNotFoundError as error:
+        raise UsageError(f"exporting needs {error.name}: pip install 'vcut[export]'") from None
+    common: dict[str, Any] = {
+        "by": {"vcut": __version__, **made_by},
+        "weights": checkpoint.identity,
+        "size": [height, width],
+        "precision": precision,
+    }
+    parts: dict[str, dict[str, Any]] = {
+        "condition": {"tca": tca},
+        "semantic_binding": {"tca": tca, "frames": frames},
+        "quality_improvement": {"tca": tca, "frames": frames},
+        "decode": {},
+    }
+    return {
+        graph: hashlib.sha256(json.dumps({"graph": graph, **common, **own}, sort_keys=True).encode()).hexdigest()
+        for graph, own in parts.items()
+    }

@@ -1,0 +1,98 @@
+"""Clean a freshly converted ONNX graph: nothing dead, nothing computed that is constant, every node named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnxscript import optimizer
+
+TRANSPOSED = ".transposed"
+
+
+def simplify(model: ir.Model, name: str, weights: Collection[str]) -> ir.Model:
+    """Return ``model`` simplified and named ``name``.
+
+    Initializers named in ``weights`` keep their names, so that graphs traced from one module can share them; those of
+    linear layers are stored transposed, as ``<name>.transposed``. Every other constant is this graph's alone and gets
+    the graph's name as a prefix.
+    """
+    _transpose_weights(model)
+    optimizer.fold_constants(model)  # also turns SplitToSequence into Split, which TensorRT needs
+    for step in (
+        passes.RemoveUnusedNodesPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.IdentityEliminationPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+    ):
+        model = step(model).model
+    for constant in list(model.graph.initializers):
+        if constant.removesuffix(TRANSPOSED) not in weights:
+            model.graph.initializers[constant].name = f"{name}.{constant}"
+    _drop_divisions_by_one(model)
+    _name_nodes(model)
+    model = passes.ClearMetadataAndDocStringPass()(model).model
+    model.graph.name = name
+    return model
+
+
+def _transpose_weights(model: ir.Model) -> None:
+    """Store the weights of linear layers as MatMul wants them, instead of transposing them in the graph.
+
+    Otherwise every runtime folds 250 transposes at load time, into second copies of the weights.
+    """
+    graph = model.graph
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        if source is None or not source.is_initializer():
+            continue
+        tensor = source.const_value
+        if tensor is None or len(tensor.shape) != 2:
+            continue
+        name = f"{source.name}{TRANSPOSED}"
+        target = graph.initializers.get(name)
+        if target is None:
+            stored = transposed(tensor, name)
+            target = ir.Value(name=name, shape=stored.shape, type=ir.TensorType(tensor.dtype), const_value=stored)
+            graph.register_initializer(target)
+        node.outputs[0].replace_all_uses_with(target)
+        graph.remove(node, safe=True)
+
+
+def transposed(tensor: ir.TensorProtocol, name: str) -> ir.LazyTensor:
+    """Return the transpose of a matrix, made only when it is read: the weights are gigabytes."""
+    shape = ir.Shape(list(reversed(tensor.shape.numpy())))
+
+    def make() -> ir.Tensor:
+        return ir.Tensor(np.ascontiguousarray(tensor.numpy().T), dtype=tensor.dtype)
+
+    return ir.LazyTensor(make, dtype=tensor.dtype, shape=shape, name=name, cache=False)
+
+
+def _drop_divisions_by_one(model: ir.Model) -> None:
+    """Remove diffusers' ``x / rescale_output_factor`` and ``x / output_scale_factor``, which are 1 throughout SVD."""
+    for node in list(model.graph):
+        numerator, divisor = (node.inputs[0], node.inputs[1]) if node.op_type == "Div" else (None, None)
+        if numerator is None or divisor is None or divisor.const_value is None or divisor.const_value.size != 1:
+            continue
+        same_type = numerator.dtype in (None, divisor.const_value.dtype)
+        if same_type and divisor.const_value.numpy().item() == 1.0 and not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(numerator)
+            model.graph.remove(node, safe=True)
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Name each node after the module it came from: ``unet.down_blocks.0.attentions.0.proj_in/MatMul``."""
+    seen: dict[str, int] = {}
+    for node in model.graph:
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+        parts = [part.strip(" '\"") for part in scopes.strip("[]").split(",")]
+        # The last scope is the operation itself; the one before it is the innermost module's full path.
+        path = parts[-2] if len(parts) > 1 else ""
+        base = f"{path}/{node.op_type}" if path else node.op_type
+        count = seen.get(base, 0)
+        seen[base] = count + 1
+        node.name = base if count == 0 else f"{base}_{count}"

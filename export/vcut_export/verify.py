@@ -1,0 +1,183 @@
+"""Compare a bundle's graphs with unmodified diffusers and transformers modules of the same checkpoint."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+
+from vcut_export import checkpoint as checkpoints
+from vcut_export.plan import Plan
+from vcut_runtime.backends import open_backend
+from vcut_runtime.bundle import Bundle
+from vcut_runtime.errors import VcutError
+from vcut_runtime.schedule import added_time_ids, guidance_scale
+
+# Largest error relative to the output's largest magnitude; the reference always runs in float32.
+TOLERANCE: Mapping[str, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
+
+Arrays = dict[str, np.ndarray]
+Clock = Callable[[str], AbstractContextManager[None]]
+
+
+def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
+    """Run every graph with ONNX Runtime and its reference with torch on the same random inputs.
+
+    The references are the checkpoint's own modules in float32, driven step by step as diffusers'
+    ``StableVideoDiffusionPipeline`` drives them; with ``tca="remove"`` the temporal blocks' ``attn2`` is taken out.
+
+    Returns:
+        By graph, the largest error relative to the output's largest magnitude. For ``decode`` both are taken of the
+        8-bit values, whose own rounding is within half a level; an error of one level (1/255) is not counted.
+
+    Raises:
+        VcutError: a graph is off by more than the precision's tolerance.
+    """
+    with clock("verify"):
+        inputs = _inputs(plan, bundle.manifest.bias_channels)
+        backend = open_backend(bundle, "onnxruntime-cpu")
+        references = {**_condition_and_decode(plan, inputs)}
+        embedding = references.pop("embedding")["embedding"]
+        condition = {name: inputs[name] for name in ("image", "noise", "noise_aug_strength")}
+        found = {"condition": _run(backend, "condition", condition)}
+        # The steps take the bias that the compiled condition graph gives for this embedding.
+        bias = found["condition"]["sca_bias"]
+        for name, reference in _steps(plan, inputs, embedding).items():
+            step = {**inputs["step"], "sca_bias": bias if name == "semantic_binding" else bias[1:]}
+            if name == "semantic_binding":
+                step["guidance_scale"] = inputs["guidance_scale"]
+            found[name] = _run(backend, name, step)
+            references[name] = reference
+        found["decode"] = _run(backend, "decode", {"latents": inputs["decode"]})
+        errors = {
+            name: max(_error(found[name][key], value) for key, value in references[name].items()) for name in found
+        }
+    tolerance = TOLERANCE[plan.precision]
+    for name, error in errors.items():
+        if not error <= tolerance:  # also catches NaN
+            raise VcutError(
+                f"graph {name} is off by {error:.1e} of the output's largest magnitude, more than {tolerance:.0e} for "
+                f"{plan.precision}: the bundle was not written; try --precision fp32 or report the model"
+            )
+    return errors
+
+
+def _inputs(plan: Plan, bias_channels: int) -> dict[str, Any]:
+    draw = np.random.default_rng(0)
+    latent = (plan.latent_channels, plan.latent_height, plan.latent_width)
+    image = (1, 3, plan.height, plan.width)
+
+    def normal(*shape: int) -> np.ndarray:
+        return draw.standard_normal(shape, dtype=np.float32)
+
+    sigma = 2.5
+    return {
+        "image": draw.random(image, dtype=np.float32),
+        "noise": normal(*image),
+        "noise_aug_strength": np.array([0.02], dtype=np.float32),
+        "guidance_scale": guidance_scale(1.0, 3.0, plan.frames),
+        "decode": normal(min(2, plan.frames), *latent),
+        "step": {
+            "latents": normal(1, plan.frames, *latent) * np.float32(sigma),
+            "image_latents": normal(1, *latent),
+            "sigma": np.array([sigma], dtype=np.float32),
+            "sigma_next": np.array([1.5], dtype=np.float32),
+            "added_time_ids": added_time_ids(7, 127, 0.02),
+        },
+    }
+
+
+def _run(backend: Any, graph: str, inputs: Arrays) -> Arrays:
+    outputs = backend.run(graph, {name: backend.upload(value) for name, value in inputs.items()})
+    return {name: backend.download(value) for name, value in outputs.items()}
+
+
+def _error(found: np.ndarray, reference: np.ndarray) -> float:
+    if reference.dtype == np.uint8:
+        levels = np.abs(found.astype(np.int16) - reference.astype(np.int16)).max()
+        return float(max(0, levels - 1)) / 255.0
+    return float(np.abs(found - reference).max() / np.abs(reference).max())
+
+
+@torch.no_grad()
+def _condition_and_decode(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Arrays]:
+    """References of ``condition`` and ``decode``, and the image embedding [1, 1, D]."""
+    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
+
+    image = torch.from_numpy(inputs["image"])
+    vae = checkpoints.load_vae(plan.checkpoint, plan.precision, torch.float32)
+    augmented = 2.0 * image - 1.0 + 0.02 * torch.from_numpy(inputs["noise"])
+    image_latents = vae.encode(augmented).latent_dist.mode()
+    latents = torch.from_numpy(inputs["decode"])
+    frames = vae.decode(latents / vae.config.scaling_factor, num_frames=len(latents)).sample
+    frames = (frames / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    del vae
+    gc.collect()
+
+    encoder = checkpoints.load_image_encoder(plan.checkpoint, plan.precision, torch.float32)
+    size = encoder.config.image_size
+    extractor = plan.checkpoint.configs["feature_extractor"]
+    mean, std = (torch.tensor(extractor[key]).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
+    small = (_resize_with_antialiasing(image * 2.0 - 1.0, (size, size)) + 1.0) / 2.0
+    embedding = encoder((small - mean) / std).image_embeds[:, None].numpy()
+    del encoder
+    gc.collect()
+    return {
+        "condition": {"image_latents": image_latents.numpy(), "sca_bias": _bias(plan, embedding)},
+        "decode": {"frames": (frames * 255).round().astype(np.uint8)},
+        "embedding": {"embedding": embedding},
+    }
+
+
+@torch.no_grad()
+def _bias(plan: Plan, embedding: np.ndarray) -> np.ndarray:
+    """Both rows of ``sca_bias``, read off the unmodified blocks: run each ``attn2`` on arbitrary queries."""
+    unet = checkpoints.load_unet(plan.checkpoint, plan.precision, torch.float32)
+    rows = torch.from_numpy(np.concatenate([np.zeros_like(embedding), embedding]))  # [2, 1, D]
+    kinds = ["BasicTransformerBlock", "TemporalBasicTransformerBlock"]
+    constants = [
+        module.attn2(torch.randn(2, 1, module.attn2.to_q.in_features), encoder_hidden_states=rows)[:, 0]
+        for kind in (kinds if plan.tca == "fold" else kinds[:1])
+        for module in unet.modules()
+        if type(module).__name__ == kind and module.attn2 is not None
+    ]
+    del unet
+    gc.collect()
+    return torch.cat(constants, dim=1).numpy()
+
+
+@torch.no_grad()
+def _steps(plan: Plan, inputs: Mapping[str, Any], embedding: np.ndarray) -> dict[str, Arrays]:
+    """References of both steps: diffusers' UNet and diffusers' scheduler arithmetic."""
+    unet = checkpoints.load_unet(plan.checkpoint, plan.precision, torch.float32)
+    if plan.tca == "remove":
+        for module in unet.modules():
+            if type(module).__name__ == "TemporalBasicTransformerBlock":
+                module.attn2 = None
+    step = {name: torch.from_numpy(value) for name, value in inputs["step"].items()}
+    latents, sigma, sigma_next = step["latents"], step["sigma"], step["sigma_next"]
+    image = step["image_latents"][:, None].expand_as(latents)
+    scaled = latents / (sigma**2 + 1) ** 0.5
+    conditional = torch.cat([scaled, image], dim=2)
+    unconditional = torch.cat([scaled, torch.zeros_like(image)], dim=2)
+    e = torch.from_numpy(embedding)
+
+    def velocity(sample: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        ids = step["added_time_ids"].repeat(len(sample), 1)
+        return unet(sample, 0.25 * sigma[0].log(), hidden, added_time_ids=ids, return_dict=False)[0]
+
+    def euler(v: torch.Tensor) -> Arrays:
+        x0 = v * (-sigma / (sigma**2 + 1) ** 0.5) + latents / (sigma**2 + 1)
+        return {"next_latents": (latents + (latents - x0) / sigma * (sigma_next - sigma)).numpy()}
+
+    v_cond = velocity(conditional, e)
+    v_uncond = velocity(unconditional, torch.zeros_like(e))
+    guidance = torch.from_numpy(inputs["guidance_scale"])[None, :, None, None, None]
+    return {
+        "semantic_binding": euler(v_uncond + guidance * (v_cond - v_uncond)),
+        "quality_improvement": euler(v_cond),
+    }

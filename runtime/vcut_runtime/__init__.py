@@ -1,0 +1,27 @@
+"""Run VCUT bundles: needs numpy and ONNX Runtime, and nothing of torch or diffusers.
+
+>>> from vcut_runtime import Pipeline
+>>> Pipeline.load("vcut-svd-tiny")("photo.jpg", seed=0).save("out.mp4")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from vcut_runtime.bundle import Bundle, open_bundle
+from vcut_runtime.errors import BundleError, UsageError, VcutError
+from vcut_runtime.manifest import Manifest
+from vcut_runtime.pipeline import Pipeline
+from vcut_runtime.schedule import Step
+from vcut_runtime.video import Video
+
+__version__ = "0.1.0"
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "Manifest",
+    "Pipeline",
+    "Step",
+    "UsageError",
+    "VcutError",
+    "Video",
+    "open_bundle",
+]

@@ -1,0 +1,19 @@
+"""Errors a user can cause. Each message is one line that names the cause and the fix."""
+
+from __future__ import annotations
+
+
+class VcutError(Exception):
+    """Something failed that no option could have avoided; commands exit with 1."""
+
+    exit_code = 1
+
+
+class UsageError(VcutError, ValueError):
+    """The call itself is wrong; commands exit with 2."""
+
+    exit_code = 2
+
+
+class BundleError(VcutError):
+    """A bundle is damaged, foreign or unsafe."""

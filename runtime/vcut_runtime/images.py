@@ -1,0 +1,61 @@
+"""Input images: anything a user has, to float32 [1, 3, H, W] in [0, 1]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vcut_runtime.errors import UsageError
+
+ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray"
+Fit = Literal["stretch", "crop"]
+
+
+def load_image(image: ImageLike, height: int, width: int, fit: Fit = "stretch") -> np.ndarray:
+    """Return ``image`` as float32 [1, 3, height, width] in [0, 1].
+
+    Args:
+        image: a file, a PIL image, or an array [H, W, 3], uint8 or float in [0, 1].
+        height: target height in pixels.
+        width: target width in pixels.
+        fit: ``stretch`` resizes to the target whatever the aspect ratio, as diffusers does; ``crop`` keeps the aspect
+            ratio and cuts what hangs over, centred.
+
+    Raises:
+        UsageError: the file is missing or no image, or the array has another shape or range.
+    """
+    if isinstance(image, np.ndarray):
+        image = _from_array(image)
+    elif not isinstance(image, Image.Image):
+        image = _open(Path(image))
+    image = image.convert("RGB")
+    if fit == "crop":
+        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    elif image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    pixels = np.asarray(image, dtype=np.float32) / 255.0
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def _open(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise UsageError(f"no image at {path}: check the path")
+    try:
+        with Image.open(path) as opened:
+            return ImageOps.exif_transpose(opened.convert("RGB") if opened.mode == "P" else opened.copy())
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise UsageError(f"cannot read {path} ({reason}): give a JPEG, PNG or WebP file") from None
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise UsageError(f"an image array must be [height, width, 3], this one is {list(array.shape)}")
+    if array.dtype == np.uint8:
+        return Image.fromarray(array)
+    if not np.issubdtype(array.dtype, np.floating) or not (array.min() >= 0.0 and array.max() <= 1.0):
+        raise UsageError(f"an image array must be uint8, or float between 0 and 1; this one is {array.dtype}")
+    return Image.fromarray(np.round(array * 255.0).astype(np.uint8))

@@ -1,0 +1,110 @@
+"""What ``vcut inspect`` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vcut_runtime.backends import available_backends, check_cpu
+from vcut_runtime.bundle import open_bundle
+from vcut_runtime.errors import VcutError
+from vcut_runtime.manifest import TensorSpec
+
+
+def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
+    """Open the bundle at ``root`` and return all there is to say about it, ready for JSON.
+
+    Raises:
+        BundleError: it is damaged, foreign or unsafe.
+    """
+    manifest = open_bundle(root, hashes=hashes).manifest
+    backends: dict[str, str] = {}
+    here = available_backends()
+    for name in ("onnxruntime-cuda", "onnxruntime-cpu"):
+        if name not in here:
+            backends[name] = "no: not installed here, pip install 'vcut[gpu]'"
+            continue
+        try:
+            if name == "onnxruntime-cpu":
+                check_cpu(manifest)
+            backends[name] = "yes"
+        except VcutError as error:
+            backends[name] = f"no: {error}"
+    model = manifest.model
+    return {
+        "bundle": str(root),
+        "model": model.id,
+        "revision": model.revision,
+        "random_weights": model.random_weights,
+        "seed": model.seed,
+        "vcut_version": manifest.vcut_version,
+        "height": manifest.height,
+        "width": manifest.width,
+        "frames": manifest.frames,
+        "precision": manifest.precision,
+        "tca": manifest.tca,
+        "steps": manifest.steps,
+        "cut_step": manifest.cut_step,
+        "guidance": [manifest.guidance.min, manifest.guidance.max],
+        "decode_chunk": manifest.decode_chunk,
+        "sca_bias_channels": manifest.bias_channels,
+        "bytes": sum(entry.bytes for entry in manifest.files()),
+        "hashes": "match" if hashes else "not read",
+        "graphs": {
+            name: {
+                "file": graph.file,
+                "bytes": graph.bytes,
+                "sha256": graph.sha256,
+                "weights": graph.weights,
+                "inputs": {tensor.name: _shape(tensor) for tensor in graph.inputs},
+                "outputs": {tensor.name: _shape(tensor) for tensor in graph.outputs},
+            }
+            for name, graph in manifest.graphs.items()
+        },
+        "weights": {
+            name: {"file": entry.file, "bytes": entry.bytes, "sha256": entry.sha256}
+            for name, entry in manifest.weights.items()
+        },
+        "runs_here": backends,
+    }
+
+
+def render(description: dict[str, Any]) -> Iterator[Any]:
+    """Yield the parts of ``description`` as Rich renderables."""
+    d = description
+    weights = f"random weights, seed {d['seed']}" if d["random_weights"] else f"revision {(d['revision'] or '')[:12]}"
+    cut = "never" if d["cut_step"] > d["steps"] else f"from step {d['cut_step']}"
+    yield Text(f"{d['model']} ({weights})", style="bold")
+    yield (
+        f"{d['frames']} frames of {d['height']}x{d['width']}, {d['precision']}, TCA {d['tca']}, "
+        f"{d['steps']} steps, conditional only {cut}, guidance {d['guidance'][0]:g} to {d['guidance'][1]:g}"
+    )
+    yield f"{_size(d['bytes'])}, {d['sca_bias_channels']} bias channels, vcut {d['vcut_version']}, hashes {d['hashes']}"
+    graphs = Table("graph", "inputs", "outputs", "size", "sha256")
+    for name, graph in d["graphs"].items():
+        inputs, outputs = ("\n".join(f"{k} {v}" for k, v in graph[side].items()) for side in ("inputs", "outputs"))
+        graphs.add_row(name, inputs, outputs, f"{_size(graph['bytes'])}\n{graph['weights']}", graph["sha256"][:12])
+    yield graphs
+    files = Table("weights", "size", "sha256")
+    for name, entry in d["weights"].items():
+        files.add_row(name, _size(entry["bytes"]), entry["sha256"][:12])
+    yield files
+    backends = Table("backend", "runs here")
+    for name, verdict in d["runs_here"].items():
+        backends.add_row(name, verdict)
+    yield backends
+
+
+def _shape(tensor: TensorSpec) -> str:
+    return f"{tensor.dtype}[{', '.join(map(str, tensor.shape))}]"
+
+
+def _size(count: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,152 @@
+"""``manifest.json``: what a bundle says about itself. The format is specified in ``runtime/README.md``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+GRAPHS = ("condition", "semantic_binding", "quality_improvement", "decode")
+
+Precision = Literal["fp16", "bf16", "fp32"]
+Tca = Literal["remove", "fold"]
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Decided once, never changed; a field that this version does not know is an error."""
+
+
+class TensorSpec(_Record):
+    """An input or output of a graph; a dimension given by name is free."""
+
+    name: str
+    dtype: Literal["float32", "uint8"]
+    shape: tuple[int | str, ...]
+
+
+class FileEntry(_Record):
+    """A file of the bundle: path relative to the bundle with ``/``, size in bytes, sha256 in hex."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+class GraphEntry(_Record):
+    """One ONNX graph; ``weights`` names the entry of ``Manifest.weights`` that its external data lies in."""
+
+    file: str
+    bytes: int
+    sha256: str
+    weights: str
+    key: str  # fingerprint of everything the graph was made from
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Model(_Record):
+    """Where the weights come from."""
+
+    id: str
+    revision: str | None
+    random_weights: bool
+    seed: int | None
+    configs: dict[str, dict[str, Any]]  # diffusers' own, by component
+
+
+class Scheduler(_Record):
+    """Constants of the Euler v-prediction schedule; sigmas are Karras et al.'s (2022), equation 5."""
+
+    sigma_min: float
+    sigma_max: float
+    rho: float
+    final_sigma: float
+    initial_noise_scale: float  # standard deviation of the first latents
+
+
+class Guidance(_Record):
+    """Default guidance scale of the first and of the last frame; linear in between."""
+
+    min: float
+    max: float
+
+
+class BiasSlice(_Record):
+    """Channels ``offset`` .. ``offset + channels`` of ``sca_bias`` belong to this transformer block."""
+
+    block: str
+    kind: Literal["sca", "tca"]
+    offset: int
+    channels: int
+
+
+class Manifest(_Record):
+    """The whole of ``manifest.json``."""
+
+    schema_version: int
+    vcut_version: str
+    model: Model
+    height: int  # pixels
+    width: int
+    frames: int
+    latent_channels: int
+    vae_scale_factor: int  # pixels per latent pixel
+    precision: Precision
+    tca: Tca
+    steps: int
+    cut_step: int  # first quality improvement step, 1-based; steps + 1 never cuts
+    guidance: Guidance
+    scheduler: Scheduler
+    decode_chunk: int  # frames decoded at a time
+    sca_bias: tuple[BiasSlice, ...]
+    graphs: dict[str, GraphEntry]
+    weights: dict[str, FileEntry]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one frame's latents."""
+        return (self.latent_channels, self.height // self.vae_scale_factor, self.width // self.vae_scale_factor)
+
+    @property
+    def bias_channels(self) -> int:
+        """N, the width of ``sca_bias``."""
+        return sum(entry.channels for entry in self.sca_bias)
+
+    def files(self) -> list[GraphEntry | FileEntry]:
+        """Return every file the manifest vouches for."""
+        return [*self.graphs.values(), *self.weights.values()]
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the manifest as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode(data: bytes) -> Manifest:
+    """Parse a manifest.
+
+    Raises:
+        ValueError: it is not JSON, not a manifest, or one of a schema this version does not read; the message says
+            which, on one line.
+    """
+    try:
+        version = msgspec.json.decode(data, type=_Version).schema_version
+    except msgspec.ValidationError:
+        raise ValueError("manifest.json has no schema_version, so this is not a vcut bundle") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"manifest.json is not JSON ({error}): export the bundle again") from None
+    if version > SCHEMA_VERSION:
+        raise ValueError(
+            f"manifest.json has schema version {version}, this vcut reads up to {SCHEMA_VERSION}: upgrade vcut"
+        )
+    if version < 1:
+        raise ValueError(f"manifest.json has the impossible schema version {version}: export the bundle again")
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"manifest.json is damaged: {error}: export the bundle again") from None
+
+
+class _Version(msgspec.Struct):
+    schema_version: int

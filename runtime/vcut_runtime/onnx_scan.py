@@ -1,0 +1,76 @@
+"""Find the files an ONNX graph reads, without the onnx package: a walk over the protobuf wire format.
+
+Field numbers are those of onnx.proto3. Only messages that can hold a tensor are entered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_TENSOR, _SPARSE, _ATTRIBUTE, _NODE, _GRAPH, _FUNCTION, _TRAINING, _MODEL = range(8)
+_CHILDREN: dict[int, dict[int, int]] = {
+    _MODEL: {7: _GRAPH, 20: _TRAINING, 25: _FUNCTION},
+    _TRAINING: {1: _GRAPH, 2: _GRAPH},
+    _FUNCTION: {7: _NODE, 11: _ATTRIBUTE},
+    _GRAPH: {1: _NODE, 5: _TENSOR, 15: _SPARSE},
+    _NODE: {5: _ATTRIBUTE},
+    _ATTRIBUTE: {5: _TENSOR, 6: _GRAPH, 10: _TENSOR, 11: _GRAPH, 22: _SPARSE, 23: _SPARSE},
+    _SPARSE: {1: _TENSOR, 2: _TENSOR},
+}
+_EXTERNAL_DATA = 13
+
+
+def external_locations(model: bytes) -> set[str]:
+    """Return every external data location that a serialized ``ModelProto`` names.
+
+    Raises:
+        ValueError: these bytes are not a well-formed protobuf message.
+    """
+    found: set[str] = set()
+    stack: list[tuple[int, memoryview]] = [(_MODEL, memoryview(model))]
+    while stack:
+        kind, message = stack.pop()
+        for number, value in _fields(message):
+            if kind == _TENSOR:
+                if number == _EXTERNAL_DATA:
+                    entry = {n: bytes(v) for n, v in _fields(value)}
+                    if entry.get(1) == b"location":
+                        found.add(entry.get(2, b"").decode("utf-8", "replace"))
+            elif number in _CHILDREN[kind]:
+                stack.append((_CHILDREN[kind][number], value))
+    return found
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield each length-delimited field as (number, bytes); the others are stepped over."""
+    at, end = 0, len(message)
+    while at < end:
+        tag, at = _varint(message, at)
+        wire = tag & 7
+        if wire == 0:
+            _, at = _varint(message, at)
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+        elif wire == 2:
+            length, at = _varint(message, at)
+            if at + length > end:
+                raise ValueError("a field is longer than its message")
+            yield tag >> 3, message[at : at + length]
+            at += length
+        else:
+            raise ValueError(f"wire type {wire} does not exist")
+    if at != end:
+        raise ValueError("the message ends inside a field")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(message) or shift > 63:
+            raise ValueError("a number does not end")
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7

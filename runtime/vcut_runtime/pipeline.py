@@ -1,0 +1,256 @@
+"""Image to video: condition, the step loop with its switch at the cut step, decode."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, Literal, cast, overload
+
+import numpy as np
+
+from vcut_runtime.backends import Backend, open_backend
+from vcut_runtime.bundle import Bundle, open_bundle
+from vcut_runtime.errors import UsageError
+from vcut_runtime.images import Fit, ImageLike, load_image
+from vcut_runtime.manifest import Manifest
+from vcut_runtime.schedule import (
+    QualityBias,
+    StageName,
+    Step,
+    added_time_ids,
+    check_cut_step,
+    default_cut_step,
+    guidance_scale,
+    plan_steps,
+    stage_bias,
+)
+from vcut_runtime.video import Video
+
+BUNDLE_DEFAULT: Final = "bundle"
+Callback = Callable[[Step, np.ndarray], None]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The options of one video, all decided and checked."""
+
+    steps: list[Step]
+    quality_bias: QualityBias
+    guidance: tuple[float, float]
+    fps: int
+    motion_bucket_id: float
+    noise_aug_strength: float
+    decode_chunk: int
+    callback: Callback | None
+    progress: Progress
+
+
+class Pipeline:
+    """A loaded bundle. Make one with :meth:`load`, then call it with an image."""
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle = bundle
+        self.backend = backend
+
+    @classmethod
+    def load(cls, bundle: str | Path | Bundle, backend: str = "auto", *, threads: int | None = None) -> Pipeline:
+        """Check ``bundle`` whole, hashes included, and choose what runs it.
+
+        Args:
+            bundle: the bundle's folder, or an opened bundle.
+            backend: ``auto``, ``onnxruntime-cuda`` or ``onnxruntime-cpu``.
+            threads: CPU threads of ONNX Runtime; its own choice by default.
+
+        Raises:
+            BundleError: the bundle is damaged, foreign or unsafe.
+            UsageError: the backend is unknown or cannot run this bundle here.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        return cls(opened, open_backend(opened, backend, threads))
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    @overload
+    def __call__(self, image: ImageLike, **options: Any) -> Video: ...
+    @overload
+    def __call__(self, image: Sequence[ImageLike], **options: Any) -> list[Video]: ...
+    def __call__(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        *,
+        num_inference_steps: int | None = None,
+        cut_step: int | Literal["bundle"] | None = BUNDLE_DEFAULT,
+        quality_bias: QualityBias = "mean",
+        min_guidance_scale: float | None = None,
+        max_guidance_scale: float | None = None,
+        fps: int = 7,
+        motion_bucket_id: float = 127,
+        noise_aug_strength: float = 0.02,
+        seed: int | None = None,
+        latents: np.ndarray | None = None,
+        noise: np.ndarray | None = None,
+        decode_chunk: int | None = None,
+        fit: Fit = "stretch",
+        callback: Callback | None = None,
+        progress: Progress | None = None,
+    ) -> Video | list[Video]:
+        """Turn an image into a video, or a list of images into a list of videos.
+
+        Options have diffusers' names and meaning; F frames, [C, h, w] latents of a frame.
+
+        Args:
+            image: a file, a PIL image or an array [H, W, 3] (uint8, or float in [0, 1]); or a list of them.
+            num_inference_steps: denoising steps; the bundle's by default.
+            cut_step: first quality improvement step, 1-based; ``None`` never cuts. By default the bundle's, scaled in
+                proportion if ``num_inference_steps`` is not the bundle's.
+            quality_bias: ``mean`` of the conditional and unconditional bias (the paper's Eq. 4), or ``cond``.
+            min_guidance_scale: guidance of the first frame; the bundle's by default.
+            max_guidance_scale: guidance of the last frame; at 1 or below nothing is guided, as in diffusers.
+            fps: frames per second, of the video and as the model's micro-conditioning.
+            motion_bucket_id: how much motion, about 1 to 255.
+            noise_aug_strength: noise added to the input image before its latents are taken.
+            seed: of the random numbers; image ``i`` of a list has ``seed + i``. Random by default, see ``Video.seed``.
+            latents: standard normal [1, F, C, h, w] instead of drawn ones; scaled by the first sigma here. For a list
+                of n images [n, F, C, h, w], or [1, ...] for all.
+            noise: standard normal [1, 3, H, W] for the noise augmentation, likewise.
+            decode_chunk: frames decoded at a time; the bundle's by default.
+            fit: how an image of another size is fitted, see :func:`vcut_runtime.images.load_image`.
+            callback: called after each step with the step and its latents [1, F, C, h, w].
+            progress: called with stage, done and total, from 0 to total.
+
+        Raises:
+            UsageError: an option does not fit the bundle.
+            VcutError: the backend failed.
+        """
+        manifest = self.manifest
+        steps = manifest.steps if num_inference_steps is None else num_inference_steps
+        if steps < 1:
+            raise UsageError(f"num_inference_steps is {steps}: give at least 1")
+        cut = default_cut_step(manifest, steps) if cut_step == BUNDLE_DEFAULT else check_cut_step(cut_step, steps)
+        chunk = manifest.decode_chunk if decode_chunk is None else decode_chunk
+        if chunk < 1:
+            raise UsageError(f"decode_chunk is {chunk}: give at least 1 frame")
+        if fps < 1:
+            raise UsageError(f"fps is {fps}: give at least 1")
+        if noise_aug_strength < 0:
+            raise UsageError(f"noise_aug_strength is {noise_aug_strength}: give 0 or more")
+        if quality_bias not in ("mean", "cond"):
+            raise UsageError(f"unknown quality_bias {quality_bias!r}: choose mean or cond")
+        low = manifest.guidance.min if min_guidance_scale is None else min_guidance_scale
+        high = manifest.guidance.max if max_guidance_scale is None else max_guidance_scale
+        run = _Run(
+            steps=plan_steps(manifest.scheduler, steps, cut),
+            quality_bias=quality_bias,
+            guidance=(low, high),
+            fps=fps,
+            motion_bucket_id=motion_bucket_id,
+            noise_aug_strength=noise_aug_strength,
+            decode_chunk=chunk,
+            callback=callback,
+            progress=progress or (lambda stage, done, total: None),
+        )
+        several = isinstance(image, Sequence) and not isinstance(image, str)
+        given = cast("Sequence[ImageLike]", image if several else [image])
+        pixels = [load_image(one, manifest.height, manifest.width, fit) for one in given]
+        latents = self._injected("latents", latents, (manifest.frames, *manifest.latent_shape), len(pixels))
+        noise = self._injected("noise", noise, pixels[0].shape[1:] if pixels else (), len(pixels))
+        drawn = latents is None or noise is None
+        first = (secrets.randbelow(2**31) if seed is None else seed) if drawn else None
+        if first is not None and first < 0:
+            raise UsageError(f"seed is {first}: give 0 or more")
+        videos = []
+        for i, one in enumerate(pixels):
+            one_seed = None if first is None else first + i
+            draw = np.random.default_rng(one_seed)
+            one_noise = noise[i] if noise is not None else draw.standard_normal(one.shape, dtype=np.float32)
+            shape = (1, manifest.frames, *manifest.latent_shape)
+            one_latents = latents[i] if latents is not None else draw.standard_normal(shape, dtype=np.float32)
+            videos.append(self._one(run, one, one_noise, one_latents, one_seed))
+        return videos if several else videos[0]
+
+    def _one(self, run: _Run, image: np.ndarray, noise: np.ndarray, latents: np.ndarray, seed: int | None) -> Video:
+        timings: dict[str, float] = {}
+        run.progress("condition", 0, 1)
+        self._load("condition", timings)
+        with _timed(timings, "condition"):
+            strength = np.array([run.noise_aug_strength], dtype=np.float32)
+            inputs = {"image": image, "noise": noise, "noise_aug_strength": strength}
+            condition = self.backend.run("condition", {name: self.backend.upload(v) for name, v in inputs.items()})
+        run.progress("condition", 1, 1)
+        scale = np.float32(self.manifest.scheduler.initial_noise_scale)
+        latents = self._denoise(run, latents * scale, condition, timings)
+        return Video(frames=self._decode(run, latents, timings), fps=run.fps, seed=seed, timings=timings)
+
+    def _denoise(
+        self, run: _Run, start: np.ndarray, condition: dict[str, Any], timings: dict[str, float]
+    ) -> np.ndarray:
+        """The step loop: ``start`` [1, F, C, h, w] is scaled noise; latents stay with the backend throughout."""
+        upload, download = self.backend.upload, self.backend.download
+        ids = added_time_ids(run.fps, run.motion_bucket_id, run.noise_aug_strength)
+        common = {"image_latents": condition["image_latents"], "added_time_ids": upload(ids)}
+        latents = upload(start)
+        for stage, group in groupby(run.steps, key=lambda step: step.stage):
+            steps = list(group)
+            if stage == "semantic_binding" and run.guidance[1] > 1.0:
+                guidance = guidance_scale(*run.guidance, self.manifest.frames)
+                graph: StageName = "semantic_binding"
+                constant = {"sca_bias": condition["sca_bias"], "guidance_scale": upload(guidance)}
+            else:  # without guidance the first stage is conditional too, with the conditional bias as it is
+                kind = run.quality_bias if stage == "quality_improvement" else "cond"
+                graph = "quality_improvement"
+                constant = {"sca_bias": upload(stage_bias(download(condition["sca_bias"]), kind))}
+            run.progress(stage, 0, len(steps))
+            self._load(graph, timings)
+            for done, step in enumerate(steps, start=1):
+                with _timed(timings, stage):
+                    sigmas = {"sigma": step.sigma, "sigma_next": step.sigma_next}
+                    scalars = {name: upload(np.array([v], dtype=np.float32)) for name, v in sigmas.items()}
+                    outputs = self.backend.run(graph, {"latents": latents, **scalars, **common, **constant})
+                    latents = outputs["next_latents"]
+                run.progress(stage, done, len(steps))
+                if run.callback:
+                    run.callback(step, download(latents))
+        return download(latents)
+
+    def _decode(self, run: _Run, latents: np.ndarray, timings: dict[str, float]) -> np.ndarray:
+        """Latents [1, F, C, h, w] to frames [F, H, W, 3], a chunk at a time."""
+        total, chunks = latents.shape[1], []
+        run.progress("decode", 0, total)
+        self._load("decode", timings)
+        for start in range(0, total, run.decode_chunk):
+            with _timed(timings, "decode"):
+                chunk = self.backend.upload(latents[0, start : start + run.decode_chunk])
+                chunks.append(self.backend.download(self.backend.run("decode", {"latents": chunk})["frames"]))
+            run.progress("decode", min(start + run.decode_chunk, total), total)
+        return np.concatenate(chunks)
+
+    def _load(self, graph: str, timings: dict[str, float]) -> None:
+        with _timed(timings, "load"):
+            self.backend.load(graph)
+
+    def _injected(
+        self, name: str, value: np.ndarray | None, shape: tuple[int, ...], images: int
+    ) -> list[np.ndarray] | None:
+        """Check an injected array and return one [1, *shape] for each image."""
+        if value is None:
+            return None
+        value = np.asarray(value, dtype=np.float32)
+        if value.shape[1:] != shape or value.shape[0] not in (1, images):
+            raise UsageError(f"{name} has shape {list(value.shape)}, this bundle wants {[1, *shape]} for each image")
+        return [value[i : i + 1] if value.shape[0] == images else value for i in range(images)]
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start

@@ -1,0 +1,87 @@
+"""The VCUT schedule: sigmas, stages, guidance and the bias of each stage, all in numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from vcut_runtime.errors import UsageError
+from vcut_runtime.manifest import Manifest, Scheduler
+
+StageName = Literal["semantic_binding", "quality_improvement"]
+QualityBias = Literal["mean", "cond"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step; ``index`` is 1-based, like the paper's cut step."""
+
+    index: int
+    stage: StageName
+    sigma: float
+    sigma_next: float
+
+
+def karras_sigmas(scheduler: Scheduler, steps: int) -> np.ndarray:
+    """Return the noise levels [steps + 1], float32, from ``sigma_max`` down to ``final_sigma`` (Karras et al., eq. 5)."""
+    ramp = np.linspace(0, 1, steps)
+    low, high = scheduler.sigma_min ** (1 / scheduler.rho), scheduler.sigma_max ** (1 / scheduler.rho)
+    sigmas = (high + ramp * (low - high)) ** scheduler.rho
+    return np.append(sigmas, scheduler.final_sigma).astype(np.float32)
+
+
+def plan_steps(scheduler: Scheduler, steps: int, cut_step: int) -> list[Step]:
+    """Return the steps of one run; step ``cut_step`` is the first of the quality improvement stage."""
+    sigmas = karras_sigmas(scheduler, steps)
+    return [
+        Step(
+            index=i + 1,
+            stage="semantic_binding" if i + 1 < cut_step else "quality_improvement",
+            sigma=float(sigmas[i]),
+            sigma_next=float(sigmas[i + 1]),
+        )
+        for i in range(steps)
+    ]
+
+
+def check_cut_step(cut_step: int | None, steps: int) -> int:
+    """Return the cut step as a number; ``None`` never cuts and is ``steps + 1``.
+
+    Raises:
+        UsageError: it is outside 1..steps+1.
+    """
+    if cut_step is None:
+        return steps + 1
+    if not 1 <= cut_step <= steps + 1:
+        raise UsageError(
+            f"cut step {cut_step} is outside 1..{steps + 1}: with {steps} steps choose one in that range, "
+            f"or none ({steps + 1}) to guide every step"
+        )
+    return cut_step
+
+
+def scale_cut_step(cut_step: int, steps: int, new_steps: int) -> int:
+    """Return the cut step that guides the same share of ``new_steps`` steps (17 of 25 becomes 7 of 10)."""
+    return round((cut_step - 1) * new_steps / steps) + 1
+
+
+def guidance_scale(minimum: float, maximum: float, frames: int) -> np.ndarray:
+    """Return the per-frame guidance scale [frames], float32, linear from the first frame to the last."""
+    return np.linspace(minimum, maximum, frames, dtype=np.float32)
+
+
+def added_time_ids(fps: int, motion_bucket_id: float, noise_aug_strength: float) -> np.ndarray:
+    """Return the micro-conditioning [1, 3]; SVD was trained on ``fps - 1``."""
+    return np.array([[fps - 1, motion_bucket_id, noise_aug_strength]], dtype=np.float32)
+
+
+def stage_bias(sca_bias: np.ndarray, kind: QualityBias) -> np.ndarray:
+    """Return the bias [1, N] of the quality improvement stage from both rows [2, N]: their mean (Eq. 4), or row 1."""
+    return sca_bias.mean(axis=0, keepdims=True) if kind == "mean" else sca_bias[1:]
+
+
+def default_cut_step(manifest: Manifest, steps: int) -> int:
+    """Return the bundle's cut step for a run of ``steps`` steps."""
+    return manifest.cut_step if steps == manifest.steps else scale_cut_step(manifest.cut_step, manifest.steps, steps)

@@ -1,0 +1,102 @@
+"""What every vcut command shares: one-line errors with exit codes, JSON, and Rich progress that can be silenced."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from vcut_runtime.errors import VcutError
+
+JSON = typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
+QUIET = typer.Option("--quiet", "-q", help="Show no progress.")
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+
+def run_app(app: typer.Typer, name: str) -> None:
+    """Run a Typer application as a program: exit 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
+    code = 0
+    try:
+        code = typer.main.get_command(app).main(prog_name=name, standalone_mode=False) or 0
+    except VcutError as error:
+        code = _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        code = _complain("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except MemoryError:
+        code = _complain("out of memory: close other programs, or choose smaller sizes", 1)
+    except Exception as error:
+        # Typer's parser raises its library's exceptions, whose module differs between Typer versions.
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if "Abort" in kinds:
+            code = _complain("interrupted", 130)
+        elif "NoArgsIsHelpError" in kinds:
+            code = 2
+        elif "ClickException" in kinds:
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context else name
+            code = _complain(f"{error.format_message().rstrip('.')}: see '{path} --help'", 2)  # pyright: ignore
+        else:
+            raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` as JSON on standard output."""
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+@contextmanager
+def stages(quiet: bool) -> Iterator[Any]:
+    """Yield a function that shows a named stage while it runs and its time when it is done."""
+
+    @contextmanager
+    def silent(name: str) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def shown(name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        with stderr.status(name):
+            yield
+        stderr.print(f"[green]✓[/green] {name:32} [dim]{time.perf_counter() - start:6.1f} s[/dim]")
+
+    yield silent if quiet else shown
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Any]:
+    """Yield a ``progress(stage, done, total)`` function that draws one bar per stage."""
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/green]"),
+        TextColumn("{task.description:20}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=stderr, disable=quiet) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks or done == 0:
+                tasks[stage] = bars.add_task(stage.replace("_", " "), total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield progress
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
