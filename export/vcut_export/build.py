@@ -39,7 +39,7 @@ class Built:
 def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Built:
     """Make the graphs named in ``stale`` in ``folder``, the bundle's ``onnx``."""
     writer = _Writer(plan, folder, clock)
-    slices = None
+    slices, projection = None, None
     if "semantic_binding" in stale or "condition" in stale:
         with clock("load unet"):
             unet = checkpoints.load_unet(plan.checkpoint, plan.precision, DTYPES[plan.precision])
@@ -59,7 +59,7 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
         gc.collect()
     rest: dict[str, torch.nn.Module] = {}
     with clock("load image encoder and vae"):
-        if "condition" in stale:
+        if "condition" in stale and projection is not None:
             rest["condition"] = _condition(plan, projection)
         if "decode" in stale:
             rest["decode"] = Decode(checkpoints.load_vae(plan.checkpoint, plan.precision, DTYPES[plan.precision]))
@@ -110,7 +110,7 @@ def weight_bytes(plan: Plan) -> int:
 
 
 def vae_encoder_dtype(plan: Plan) -> torch.dtype:
-    """Return the VAE encoder's dtype: float32 where the checkpoint asks for it (``force_upcast``), as diffusers does."""
+    """Return float32 for the VAE encoder where the checkpoint asks for it (``force_upcast``), as diffusers does."""
     upcast = plan.checkpoint.configs["vae"].get("force_upcast", True)
     return torch.float32 if upcast else DTYPES[plan.precision]
 

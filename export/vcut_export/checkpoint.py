@@ -292,12 +292,13 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, precision: Precision =
     from transformers import CLIPImageProcessor
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    scheduler: Any = EulerDiscreteScheduler.from_config(dict(checkpoint.configs["scheduler"]))
     extractor = {k: v for k, v in checkpoint.configs["feature_extractor"].items() if not k.endswith("_type")}
     StableVideoDiffusionPipeline(
         vae=load_vae(checkpoint, precision, dtype),
         image_encoder=load_image_encoder(checkpoint, precision, dtype),
         unet=load_unet(checkpoint, precision, dtype),
-        scheduler=EulerDiscreteScheduler.from_config(dict(checkpoint.configs["scheduler"])),
+        scheduler=scheduler,
         feature_extractor=CLIPImageProcessor(**extractor),
     ).save_pretrained(folder, safe_serialization=True)
 

@@ -66,7 +66,7 @@ def export(
 ) -> ExportResult:
     """Compile ``model`` into a bundle at ``output``.
 
-    A graph that is already there and made from the same things is kept. The bundle changes in one rename, or not at all.
+    A graph already there and made from the same things is kept. The bundle changes in one rename, or not at all.
 
     Args:
         model: preset, diffusers folder or hub id.
@@ -179,7 +179,7 @@ def _existing(root: Path, plan: Plan, force: bool) -> Manifest | None:
 
 
 def _kept(old: Manifest, plan: Plan) -> dict[str, GraphEntry]:
-    """Graphs of the old bundle that are made from the same things. The two UNet graphs go together: they share weights."""
+    """Graphs of the old bundle made from the same things; the two UNet graphs go together, they share weights."""
     kept = {name: graph for name, graph in old.graphs.items() if graph.key == plan.keys.get(name)}
     pair = ("semantic_binding", "quality_improvement")
     if not all(name in kept for name in pair):

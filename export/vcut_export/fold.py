@@ -129,6 +129,7 @@ def fold(unet: nn.Module, projection: Projection, frames: int) -> PackedBias:
         place = where.get((kind, name))
         block.norm2 = nn.Identity()  # fed only the queries, which never mattered
         block.attn2 = None if place is None else FoldedCrossAttention(packed, place)
+    module: Any
     for module in list(unet.modules()):
         if hasattr(module, "time_pos_embed"):
             module.time_pos_embed = FramePositionTable(_frame_positions(module, frames))
@@ -163,7 +164,8 @@ def _cross_attentions(unet: nn.Module) -> Iterator[tuple[Literal["sca", "tca"], 
 
 def _frame_positions(transformer: Any, frames: int) -> torch.Tensor:
     """Run ``time_proj`` and ``time_pos_embed`` once, in float32, for frames 0 .. frames-1: [frames, channels]."""
-    dtype = transformer.time_pos_embed.linear_1.weight.dtype
-    embed = transformer.time_pos_embed.float()
+    embed: Any = transformer.time_pos_embed
+    dtype = embed.linear_1.weight.dtype
+    embed = embed.float()
     with torch.no_grad():
         return embed(transformer.time_proj(torch.arange(frames)).float()).to(dtype)

@@ -19,7 +19,7 @@ class _DenoisingStep(nn.Module):
 
     def __init__(self, unet: nn.Module, packed: PackedBias) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet: Any = unet
         self.packed = packed
 
     def velocity(
@@ -98,9 +98,14 @@ def _euler(latents: torch.Tensor, v: torch.Tensor, sigma: torch.Tensor, sigma_ne
 class Condition(nn.Module):
     """Everything that depends on the input image: its VAE latents and the packed bias of every folded block."""
 
+    resize_rows: torch.Tensor  # [S, H], S the image encoder's size
+    resize_columns: torch.Tensor  # [W, S]
+    mean: torch.Tensor  # [1, 3, 1, 1]
+    std: torch.Tensor
+
     def __init__(
         self,
-        image_encoder: nn.Module,
+        image_encoder: Any,
         vae: Any,
         projection: Projection,
         feature_extractor: dict[str, Any],
@@ -109,15 +114,15 @@ class Condition(nn.Module):
     ) -> None:
         super().__init__()
         size = image_encoder.config.image_size
-        self.image_encoder = image_encoder
+        self.image_encoder: Any = image_encoder
         self.vae_encoder, self.quant_conv = vae.encoder, vae.quant_conv
         self.projection = nn.Linear(projection.weight.shape[1], projection.weight.shape[0])
         self.projection.weight = nn.Parameter(projection.weight, requires_grad=False)
         self.projection.bias = nn.Parameter(projection.bias, requires_grad=False)
         _explicit_attention(self.vae_encoder)
         for name, value in {
-            "resize_rows": resize_matrix(height, size),  # [S, H]
-            "resize_columns": resize_matrix(width, size).T.contiguous(),  # [W, S]
+            "resize_rows": resize_matrix(height, size),
+            "resize_columns": resize_matrix(width, size).T.contiguous(),
             "mean": torch.tensor(feature_extractor["image_mean"]).reshape(1, 3, 1, 1),
             "std": torch.tensor(feature_extractor["image_std"]).reshape(1, 3, 1, 1),
         }.items():
@@ -145,7 +150,7 @@ class Decode(nn.Module):
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
-        self.decoder = vae.decoder
+        self.decoder: Any = vae.decoder
         self.scaling_factor = float(vae.config.scaling_factor)
         fold_blends(self.decoder)
         _explicit_attention(self.decoder)

@@ -42,7 +42,13 @@ def write_weights(models: Sequence[ir.Model], path: Path) -> tuple[FileEntry, di
             data = tensor.tobytes()
             put(data)
             written[name] = ir.ExternalTensor(
-                path.name, offset, len(data), tensor.dtype, shape=tensor.shape, name=name, base_dir=path.parent
+                path.name,
+                offset,
+                len(data),
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
+                base_dir=path.parent,
             )
             offset += len(data)
     return FileEntry(file=path.name, bytes=offset, sha256=digest.hexdigest()), written

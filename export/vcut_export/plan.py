@@ -83,20 +83,22 @@ def make_plan(
     Raises:
         UsageError: an option is impossible; the message names one that is possible.
     """
-    height = checkpoint.defaults["height"] if height is None else height
-    width = checkpoint.defaults["width"] if width is None else width
-    frames = checkpoint.configs["unet"].get("num_frames", 25) if frames is None else frames
-    precision = checkpoint.defaults["precision"] if precision is None else precision
+    pixels: tuple[int, int] = (
+        checkpoint.defaults["height"] if height is None else height,
+        checkpoint.defaults["width"] if width is None else width,
+    )
+    count: int = checkpoint.configs["unet"].get("num_frames", 25) if frames is None else frames
+    body: Precision = checkpoint.defaults["precision"] if precision is None else precision
     factor = checkpoint.vae_scale_factor
-    for name, value in (("height", height), ("width", width)):
+    for name, value in zip(("height", "width"), pixels, strict=True):
         if value < factor or value % factor:
             near = max(factor, round(value / factor) * factor)
             raise UsageError(f"--{name} {value} is not a multiple of {factor}, the model's factor: use {near}")
-    for name, value in (("frames", frames), ("steps", steps)):
+    for name, value in (("frames", count), ("steps", steps)):
         if value < 1:
             raise UsageError(f"--{name} {value} is below 1: use at least 1")
-    if precision not in get_args(Precision):
-        raise UsageError(f"unknown --precision {precision!r}: choose {', '.join(get_args(Precision))}")
+    if body not in get_args(Precision):
+        raise UsageError(f"unknown --precision {body!r}: choose {', '.join(get_args(Precision))}")
     if tca not in get_args(Tca):
         raise UsageError(f"unknown --tca {tca!r}: choose {' or '.join(get_args(Tca))}")
     if never_cut:
@@ -106,8 +108,8 @@ def make_plan(
     else:
         cut = check_cut_step(cut_step, steps)
     _check_unet(checkpoint)
-    keys = _keys(checkpoint, height, width, frames, precision, tca)
-    return Plan(checkpoint, height, width, frames, precision, tca, steps, cut, keys)
+    keys = _keys(checkpoint, *pixels, count, body, tca)
+    return Plan(checkpoint, *pixels, count, body, tca, steps, cut, keys)
 
 
 def make_manifest(

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def trace(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
     """
     arguments, dynamic = [], []
     for tensor in spec.inputs:
-        # 63: diffusers' upsampling makes batches of 64 and more contiguous, which ONNX has no notion of.
-        named = {i: torch.export.Dim(d, max=63) for i, d in enumerate(tensor.shape) if isinstance(d, str)}
+        # DYNAMIC and not a range: diffusers tests sizes against limits that only decide about memory layout.
+        named = {i: torch.export.Dim.DYNAMIC for i, d in enumerate(tensor.shape) if isinstance(d, str)}
         shape = [2 if isinstance(d, str) else d for d in tensor.shape]
         arguments.append(torch.zeros(shape, dtype=getattr(torch, tensor.dtype)))
         dynamic.append(named)
@@ -60,7 +61,7 @@ def trace(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
     found = [value.name for value in model.graph.inputs]
     if found != [tensor.name for tensor in spec.inputs]:
         raise RuntimeError(f"{spec.name} came out with the inputs {found}")
-    for value, tensor in zip(model.graph.outputs, spec.outputs, strict=True):
+    for value, tensor in zip((*model.graph.inputs, *model.graph.outputs), (*spec.inputs, *spec.outputs), strict=True):
         value.name = tensor.name
         value.shape = ir.Shape(tensor.shape)
     return model
@@ -101,12 +102,18 @@ def trace_all(modules: Mapping[str, tuple[torch.nn.Module, GraphSpec]]) -> dict[
 
 def _trace_in_child(module: torch.nn.Module, spec: GraphSpec, path: Path) -> None:
     torch.set_num_threads(1)  # a forked process has none of its parent's worker threads
-    sys.stderr = sys.stdout = Path(os.devnull).open("w")  # the parent reports
-    model, weights = trace(module, spec), weights_of(module)
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):  # the parent reports
+        model, weights = trace(module, spec), weights_of(module)
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and name.removesuffix(TRANSPOSED) in weights:
-            value.const_value = ir.ExternalTensor("-", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name)
+            value.const_value = ir.ExternalTensor(
+                "-", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+            )
     ir.save(model, path)
 
 

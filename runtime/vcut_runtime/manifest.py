@@ -17,7 +17,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Decided once, never changed; a field that this version does not know is an error."""
 
 
-class TensorSpec(_Record):
+class TensorSpec(_Record, frozen=True):
     """An input or output of a graph; a dimension given by name is free."""
 
     name: str
@@ -25,7 +25,7 @@ class TensorSpec(_Record):
     shape: tuple[int | str, ...]
 
 
-class FileEntry(_Record):
+class FileEntry(_Record, frozen=True):
     """A file of the bundle: path relative to the bundle with ``/``, size in bytes, sha256 in hex."""
 
     file: str
@@ -33,7 +33,7 @@ class FileEntry(_Record):
     sha256: str
 
 
-class GraphEntry(_Record):
+class GraphEntry(_Record, frozen=True):
     """One ONNX graph; ``weights`` names the entry of ``Manifest.weights`` that its external data lies in."""
 
     file: str
@@ -45,7 +45,7 @@ class GraphEntry(_Record):
     outputs: tuple[TensorSpec, ...]
 
 
-class Model(_Record):
+class Model(_Record, frozen=True):
     """Where the weights come from."""
 
     id: str
@@ -55,7 +55,7 @@ class Model(_Record):
     configs: dict[str, dict[str, Any]]  # diffusers' own, by component
 
 
-class Scheduler(_Record):
+class Scheduler(_Record, frozen=True):
     """Constants of the Euler v-prediction schedule; sigmas are Karras et al.'s (2022), equation 5."""
 
     sigma_min: float
@@ -65,14 +65,14 @@ class Scheduler(_Record):
     initial_noise_scale: float  # standard deviation of the first latents
 
 
-class Guidance(_Record):
+class Guidance(_Record, frozen=True):
     """Default guidance scale of the first and of the last frame; linear in between."""
 
     min: float
     max: float
 
 
-class BiasSlice(_Record):
+class BiasSlice(_Record, frozen=True):
     """Channels ``offset`` .. ``offset + channels`` of ``sca_bias`` belong to this transformer block."""
 
     block: str
@@ -81,7 +81,7 @@ class BiasSlice(_Record):
     channels: int
 
 
-class Manifest(_Record):
+class Manifest(_Record, frozen=True):
     """The whole of ``manifest.json``."""
 
     schema_version: int

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Literal, cast, overload
+from typing import Any, Final, Literal, TypedDict, Unpack, cast, overload
 
 import numpy as np
 
@@ -34,6 +34,26 @@ from vcut_runtime.video import Video
 BUNDLE_DEFAULT: Final = "bundle"
 Callback = Callable[[Step, np.ndarray], None]
 Progress = Callable[[str, int, int], None]
+
+
+class Options(TypedDict, total=False):
+    """The keywords of a pipeline call, for type checkers; :meth:`Pipeline.__call__` says what they mean."""
+
+    num_inference_steps: int | None
+    cut_step: int | Literal["bundle"] | None
+    quality_bias: QualityBias
+    min_guidance_scale: float | None
+    max_guidance_scale: float | None
+    fps: int
+    motion_bucket_id: float
+    noise_aug_strength: float
+    seed: int | None
+    latents: np.ndarray | None
+    noise: np.ndarray | None
+    decode_chunk: int | None
+    fit: Fit
+    callback: Callback | None
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -80,9 +100,9 @@ class Pipeline:
         return self.bundle.manifest
 
     @overload
-    def __call__(self, image: ImageLike, **options: Any) -> Video: ...
+    def __call__(self, image: ImageLike, **options: Unpack[Options]) -> Video: ...
     @overload
-    def __call__(self, image: Sequence[ImageLike], **options: Any) -> list[Video]: ...
+    def __call__(self, image: Sequence[ImageLike], **options: Unpack[Options]) -> list[Video]: ...
     def __call__(
         self,
         image: ImageLike | Sequence[ImageLike],
@@ -161,19 +181,23 @@ class Pipeline:
         several = isinstance(image, Sequence) and not isinstance(image, str)
         given = cast("Sequence[ImageLike]", image if several else [image])
         pixels = [load_image(one, manifest.height, manifest.width, fit) for one in given]
-        latents = self._injected("latents", latents, (manifest.frames, *manifest.latent_shape), len(pixels))
-        noise = self._injected("noise", noise, pixels[0].shape[1:] if pixels else (), len(pixels))
-        drawn = latents is None or noise is None
-        first = (secrets.randbelow(2**31) if seed is None else seed) if drawn else None
-        if first is not None and first < 0:
-            raise UsageError(f"seed is {first}: give 0 or more")
+        video_shape = (1, manifest.frames, *manifest.latent_shape)
+        all_latents = _injected("latents", latents, video_shape, len(pixels))
+        all_noise = _injected("noise", noise, (1, 3, manifest.height, manifest.width), len(pixels))
+        if seed is not None and seed < 0:
+            raise UsageError(f"seed is {seed}: give 0 or more")
+        first = None if all_latents and all_noise else secrets.randbelow(2**31) if seed is None else seed
         videos = []
         for i, one in enumerate(pixels):
             one_seed = None if first is None else first + i
             draw = np.random.default_rng(one_seed)
-            one_noise = noise[i] if noise is not None else draw.standard_normal(one.shape, dtype=np.float32)
-            shape = (1, manifest.frames, *manifest.latent_shape)
-            one_latents = latents[i] if latents is not None else draw.standard_normal(shape, dtype=np.float32)
+            # Drawn in diffusers' order; an injected array does not change what the other one is.
+            one_noise = draw.standard_normal(one.shape, dtype=np.float32)
+            one_latents = draw.standard_normal(video_shape, dtype=np.float32)
+            if all_noise:
+                one_noise = all_noise[i]
+            if all_latents:
+                one_latents = all_latents[i]
             videos.append(self._one(run, one, one_noise, one_latents, one_seed))
         return videos if several else videos[0]
 
@@ -237,16 +261,15 @@ class Pipeline:
         with _timed(timings, "load"):
             self.backend.load(graph)
 
-    def _injected(
-        self, name: str, value: np.ndarray | None, shape: tuple[int, ...], images: int
-    ) -> list[np.ndarray] | None:
-        """Check an injected array and return one [1, *shape] for each image."""
-        if value is None:
-            return None
-        value = np.asarray(value, dtype=np.float32)
-        if value.shape[1:] != shape or value.shape[0] not in (1, images):
-            raise UsageError(f"{name} has shape {list(value.shape)}, this bundle wants {[1, *shape]} for each image")
-        return [value[i : i + 1] if value.shape[0] == images else value for i in range(images)]
+
+def _injected(name: str, value: np.ndarray | None, shape: tuple[int, ...], images: int) -> list[np.ndarray]:
+    """Check an injected array and return one of ``shape``, [1, ...], for each image; none if nothing is injected."""
+    if value is None:
+        return []
+    value = np.asarray(value, dtype=np.float32)
+    if value.shape[1:] != shape[1:] or value.shape[0] not in (1, images):
+        raise UsageError(f"{name} has shape {list(value.shape)}, this bundle wants {list(shape)} for each image")
+    return [value[i : i + 1] if value.shape[0] == images else value for i in range(images)]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class Step:
 
 
 def karras_sigmas(scheduler: Scheduler, steps: int) -> np.ndarray:
-    """Return the noise levels [steps + 1], float32, from ``sigma_max`` down to ``final_sigma`` (Karras et al., eq. 5)."""
+    """Return the noise levels [steps + 1], float32, from ``sigma_max`` to ``final_sigma`` (Karras et al., eq. 5)."""
     ramp = np.linspace(0, 1, steps)
     low, high = scheduler.sigma_min ** (1 / scheduler.rho), scheduler.sigma_max ** (1 / scheduler.rho)
     sigmas = (high + ramp * (low - high)) ** scheduler.rho

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -42,7 +41,7 @@ class Video:
                 writer(self, partial)
                 if path.is_dir():
                     shutil.rmtree(path)
-                os.replace(partial, path)
+                partial.replace(path)
         except OSError as error:
             raise VcutError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
         return path
@@ -86,8 +85,8 @@ def _save_mp4(video: Video, path: Path) -> None:
 
 def _save_animation(video: Video, path: Path) -> None:
     images = [Image.fromarray(pixels) for pixels in video.frames]
-    options = {"quality": 90} if path.suffix.lower() == ".webp" else {}
-    images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / video.fps), loop=0, **options)
+    duration = round(1000 / video.fps)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0, quality=90)
 
 
 def _save_pngs(video: Video, path: Path) -> None:
