@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from vcut_export.checkpoint import Checkpoint, presets, resolve, save_checkpoint
-from vcut_export.export import ExportResult, export
+from vcut_export.compiler import ExportResult, export
 
 __all__ = ["Checkpoint", "ExportResult", "export", "presets", "resolve", "save_checkpoint"]

@@ -1,4 +1,4 @@
-"""``vcut export`` and ``vcut-export``: parse, call :func:`vcut_export.export.export`, print."""
+"""``vcut export`` and ``vcut-export``: parse, call :func:`vcut_export.export`, print."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from vcut_export.export import export, summary
+from vcut_export.compiler import export, summary
 from vcut_runtime.cli import parse_cut_step
 from vcut_runtime.terminal import JSON, QUIET, print_json, run_app, stages, stderr
 

@@ -142,10 +142,11 @@ def fold_blends(model: nn.Module) -> None:
     """Replace, in place, every learned space/time blend of a UNet or a temporal decoder by its constant."""
     from diffusers.models.resnet import AlphaBlender
 
+    module: Any
     for module in list(model.modules()):
-        blend = getattr(module, "time_mixer", None)
+        blend: Any = getattr(module, "time_mixer", None)
         if isinstance(blend, AlphaBlender):
-            factor = blend.mix_factor.detach().float()
+            factor = torch.as_tensor(blend.mix_factor).detach().float()
             alpha = (factor if blend.merge_strategy == "fixed" else torch.sigmoid(factor)).item()
             module.time_mixer = ConstantBlend(1.0 - alpha if blend.switch_spatial_to_temporal_mix else alpha)
 
@@ -164,8 +165,6 @@ def _cross_attentions(unet: nn.Module) -> Iterator[tuple[Literal["sca", "tca"], 
 
 def _frame_positions(transformer: Any, frames: int) -> torch.Tensor:
     """Run ``time_proj`` and ``time_pos_embed`` once, in float32, for frames 0 .. frames-1: [frames, channels]."""
-    embed: Any = transformer.time_pos_embed
-    dtype = embed.linear_1.weight.dtype
-    embed = embed.float()
+    dtype = transformer.time_pos_embed.linear_1.weight.dtype
     with torch.no_grad():
-        return embed(transformer.time_proj(torch.arange(frames)).float()).to(dtype)
+        return transformer.time_pos_embed.float()(transformer.time_proj(torch.arange(frames)).float()).to(dtype)

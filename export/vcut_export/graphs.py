@@ -136,7 +136,7 @@ class Condition(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:  # image_latents [1, C, h, w], sca_bias [2, N]
         augmented = image * 2.0 - 1.0 + noise_aug_strength * noise
         moments = self.quant_conv(self.vae_encoder(augmented.to(self.quant_conv.weight.dtype)))
-        image_latents = moments.chunk(2, dim=1)[0].float()  # the mode; SVD leaves it unscaled
+        image_latents = moments[:, : moments.shape[1] // 2].float()  # the mode; SVD leaves it unscaled
 
         pixels = (self.resize_rows @ image @ self.resize_columns - self.mean) / self.std
         dtype = self.image_encoder.visual_projection.weight.dtype

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,6 +27,8 @@ def load_image(image: ImageLike, height: int, width: int, fit: Fit = "stretch") 
     Raises:
         UsageError: the file is missing or no image, or the array has another shape or range.
     """
+    if fit not in get_args(Fit):
+        raise UsageError(f"unknown fit {fit!r}: choose stretch or crop")
     if isinstance(image, np.ndarray):
         image = _from_array(image)
     elif not isinstance(image, Image.Image):

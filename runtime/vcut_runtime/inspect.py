@@ -84,10 +84,12 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
         f"{d['steps']} steps, conditional only {cut}, guidance {d['guidance'][0]:g} to {d['guidance'][1]:g}"
     )
     yield f"{_size(d['bytes'])}, {d['sca_bias_channels']} bias channels, vcut {d['vcut_version']}, hashes {d['hashes']}"
-    graphs = Table("graph", "inputs", "outputs", "size", "sha256")
+    graphs = Table()
+    for title in ("graph", "inputs", "outputs"):
+        graphs.add_column(title, no_wrap=True)
     for name, graph in d["graphs"].items():
-        inputs, outputs = ("\n".join(f"{k} {v}" for k, v in graph[side].items()) for side in ("inputs", "outputs"))
-        graphs.add_row(name, inputs, outputs, f"{_size(graph['bytes'])}\n{graph['weights']}", graph["sha256"][:12])
+        sides = ("\n".join(f"{k} {_short(v)}" for k, v in graph[side].items()) for side in ("inputs", "outputs"))
+        graphs.add_row(f"{name}\n{_size(graph['bytes'])}, {graph['weights']}\n{graph['sha256'][:12]}", *sides)
     yield graphs
     files = Table("weights", "size", "sha256")
     for name, entry in d["weights"].items():
@@ -101,6 +103,13 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
 
 def _shape(tensor: TensorSpec) -> str:
     return f"{tensor.dtype}[{', '.join(map(str, tensor.shape))}]"
+
+
+def _short(tensor: str) -> str:
+    """``float32[1, 3]`` as ``1x3``: everything but ``frames`` is float32."""
+    dtype, shape = tensor.rstrip("]").split("[")
+    short = shape.replace(", ", "x")
+    return short if dtype == "float32" else f"{dtype} {short}"
 
 
 def _size(count: int) -> str:

@@ -1,0 +1,123 @@
+"""Checkpoints and bundles that many tests share, each made once per run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# One level with attention and one without: half a minute less to trace than SVD's four.
+SMALL = {
+    "unet": {
+        "block_out_channels": [32, 64],
+        "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
+        "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
+        "layers_per_block": 1,
+        "num_attention_heads": [1, 2],
+        "num_frames": 3,
+        "sample_size": [16, 16],
+    },
+    "vae": {
+        "block_out_channels": [32, 32],
+        "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
+        "layers_per_block": 1,
+    },
+}
+
+
+def make_checkpoint(folder: Path, **components: dict) -> Path:
+    """Write svd-tiny, with changes to its configurations, as a diffusers folder in fp32."""
+    import dataclasses
+
+    from vcut_export import resolve, save_checkpoint
+
+    tiny = resolve("svd-tiny", seed=1)
+    configs = {name: {**config, **components.get(name, {})} for name, config in tiny.configs.items()}
+    save_checkpoint(dataclasses.replace(tiny, configs=configs), folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test draws the same numbers alone and in company; torch stays out of tests that do without."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """svd-tiny, at SVD's full depth, as a diffusers folder."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shallow model of other numbers throughout, as a diffusers folder."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "small", **SMALL)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Compile svd-tiny in fp32 with the given ``tca`` at most once."""
+    from vcut_export import export
+
+    folder = tmp_path_factory.mktemp("bundles")
+
+    def make(tca: str) -> Path:
+        bundle = folder / tca
+        if not bundle.exists():
+            export(str(tiny_checkpoint), bundle, precision="fp32", tca="fold" if tca == "fold" else "remove")
+        return bundle
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shallow model compiled in fp32. Tests that change a bundle copy it first."""
+    from vcut_export import export
+
+    bundle = tmp_path_factory.mktemp("bundles") / "small"
+    export(str(small_checkpoint), bundle, precision="fp32", steps=4, cut_step=3)
+    return bundle
+
+
+@pytest.fixture
+def bundle_copy(small_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the small bundle that a test may damage."""
+    import shutil
+
+    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def edit_manifest(bundle_copy: Path) -> Callable[[Callable[[dict], object]], Path]:
+    """Change the copied bundle's manifest as JSON and return the bundle."""
+
+    def edit(change: Callable[[dict], object]) -> Path:
+        path = bundle_copy / "manifest.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+        return bundle_copy
+
+    return edit
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """A real photograph."""
+    from skimage import data
+
+    return Image.fromarray(data.astronaut())
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of 8-bit images in dB."""
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255.0**2 / error))

@@ -1,0 +1,197 @@
+"""Model names, local folders and the hub, without a network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vcut_export import checkpoint as checkpoints
+from vcut_export import presets, resolve
+from vcut_runtime import UsageError, VcutError
+
+
+@pytest.fixture
+def folder(small_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_checkpoint, tmp_path / "model"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_presets_are_the_paper_models_and_svd_tiny() -> None:
+    known = presets()
+    assert {name: preset.get("hub") for name, preset in known.items()} == {
+        "svd": "stabilityai/stable-video-diffusion-img2vid",
+        "svd-xt": "stabilityai/stable-video-diffusion-img2vid-xt",
+        "svd-xt-1.1": "stabilityai/stable-video-diffusion-img2vid-xt-1-1",
+        "svd-tiny": None,
+    }
+    assert known["svd"]["unet"]["num_frames"] == 14
+    assert known["svd-tiny"]["unet"]["layers_per_block"] == known["svd-xt"]["unet"]["layers_per_block"]
+
+
+def test_a_local_folder_is_named_after_itself_alone(folder: Path) -> None:
+    found = resolve(str(folder))
+    assert found.id == "model"
+    assert str(folder) not in json.dumps([found.id, found.revision, found.configs])
+    assert found.defaults == {"height": 32, "width": 32, "precision": "fp16"}
+
+
+def test_svd_sample_size_means_576x1024(folder: Path) -> None:
+    edit(folder / "unet/config.json", sample_size=96)
+    assert resolve(str(folder)).defaults == {"height": 576, "width": 1024, "precision": "fp16"}
+
+
+def test_changed_weights_change_the_identity(folder: Path) -> None:
+    before = resolve(str(folder)).identity
+    assert resolve(str(folder)).identity == before
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    assert resolve(str(folder)).identity != before
+
+
+def test_local_weights_are_the_saved_ones(folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    saved = load_file(folder / "unet/diffusion_pytorch_model.safetensors")
+    unet = checkpoints.load_unet(resolve(str(folder)), "fp32", torch.float32)
+    assert all(torch.equal(saved[name], value) for name, value in unet.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
+
+
+def test_the_fp16_variant_is_preferred_except_for_fp32(folder: Path) -> None:
+    plain = folder / "unet/diffusion_pytorch_model.safetensors"
+    half = folder / "unet/diffusion_pytorch_model.fp16.safetensors"
+    shutil.copy(plain, half)
+    assert checkpoints.weight_variant(folder, "unet", "fp16") == "fp16"
+    assert checkpoints.weight_variant(folder, "unet", "fp32") == ""
+    plain.unlink()
+    assert checkpoints.weight_variant(folder, "unet", "fp32") == "fp16"
+    unet = checkpoints.load_unet(resolve(str(folder)), "fp16", torch.float16)
+    assert unet.conv_in.weight.dtype == torch.float16
+
+
+def test_pickled_weights_are_never_read(folder: Path) -> None:
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    torch.save({}, folder / "unet/diffusion_pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(UsageError, match="only safetensors"):
+        checkpoints.check_weights(resolve(str(folder)), "fp32")
+
+
+def test_truncated_weights_are_a_one_line_failure(folder: Path) -> None:
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(VcutError, match="cannot load unet") as caught:
+        checkpoints.load_unet(resolve(str(folder)), "fp32", torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", list(checkpoints.CONFIG_FILES.values()))
+def test_a_folder_that_lacks_a_config_is_refused(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    with pytest.raises(UsageError, match=f"{file} is missing"):
+        resolve(str(folder))
+
+
+def test_a_broken_config_is_refused(folder: Path) -> None:
+    (folder / "vae/config.json").write_text("{")
+    with pytest.raises(UsageError, match="cannot read"):
+        resolve(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "says"),
+    [
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "choose an SVD checkpoint"),
+        ("vae/config.json", {"_class_name": "AutoencoderKL"}, "choose an SVD checkpoint"),
+        ("scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "vcut compiles SVD's schedule"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "prediction_type='epsilon'"),
+        ("scheduler/scheduler_config.json", {"use_karras_sigmas": False}, "use_karras_sigmas"),
+        ("scheduler/scheduler_config.json", {"timestep_type": "discrete"}, "timestep_type"),
+        ("scheduler/scheduler_config.json", {"sigma_max": None}, "set both in scheduler_config.json"),
+        ("scheduler/scheduler_config.json", {"final_sigmas_type": "sigma_min"}, "final_sigmas_type"),
+    ],
+)
+def test_other_architectures_and_schedules_are_refused(folder: Path, file: str, changes: Any, says: str) -> None:
+    edit(folder / file, **changes)
+    with pytest.raises(UsageError, match=says):
+        resolve(str(folder))
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_the_initial_noise_scale_is_diffusers(spacing: str) -> None:
+    from diffusers import EulerDiscreteScheduler
+
+    config = {**resolve("svd-tiny").configs["scheduler"], "timestep_spacing": spacing}
+    scheduler: Any = EulerDiscreteScheduler.from_config(config)
+    scheduler.set_timesteps(25)
+    found = checkpoints.scheduler_constants(config).initial_noise_scale
+    assert found == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("svd_xt", "did you mean svd-xt"), ("sora", "choose svd, svd-xt"), ("./nowhere", "unknown model")],
+)
+def test_an_unknown_model_gets_a_hint(name: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        resolve(name)
+
+
+def test_an_unreachable_hub_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(VcutError, match=r"cannot reach the hub.*local diffusers folder.*--random-weights") as caught:
+        resolve("svd-xt")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("GatedRepoError", "accept its licence"),
+        ("RepositoryNotFoundError", "no model"),
+        ("RevisionNotFoundError", "revision"),
+    ],
+)
+def test_what_the_hub_refuses_is_explained(kind: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    error = getattr(errors, kind).__new__(getattr(errors, kind))  # its arguments differ between versions
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(VcutError, match=says):
+        resolve("acme/model")
+
+
+def test_random_weights_depend_on_the_seed_and_on_nothing_else() -> None:
+    one, same, other = (
+        checkpoints.load_vae(resolve("svd-tiny", seed=seed), "fp32", torch.float32).state_dict() for seed in (4, 4, 5)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+    assert all(torch.isfinite(value).all() for value in one.values())
+
+
+def test_random_weights_of_a_folder_take_its_architecture_alone(folder: Path) -> None:
+    for weights in folder.glob("*/*.safetensors"):
+        weights.unlink()
+    found = resolve(str(folder), random_weights=True, seed=7)
+    assert found.seed == 7
+    unet = checkpoints.load_unet(found, "fp32", torch.float32)
+    assert unet.conv_in.out_channels == 32

@@ -1,0 +1,176 @@
+"""Damaged, foreign and hostile bundles are refused with one line, before anything of them is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from vcut_runtime import BundleError, Pipeline, open_bundle
+from vcut_runtime.bundle import sha256
+
+
+def refused(bundle: Path, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading ``bundle`` fails on one line containing ``says``, and no session is created on the way."""
+    import onnxruntime
+
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("a graph of a bad bundle was loaded")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", loaded)
+    with pytest.raises(BundleError, match=says) as caught:
+        Pipeline.load(bundle)
+    assert "\n" not in str(caught.value)
+    assert str(bundle) in str(caught.value)
+
+
+def test_a_good_bundle_opens(small_bundle: Path) -> None:
+    bundle = open_bundle(small_bundle)
+    assert bundle.manifest.bias_channels == sum(entry.channels for entry in bundle.manifest.sca_bias)
+
+
+def test_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(tmp_path / "nothing", "no bundle at", monkeypatch)
+
+
+def test_no_manifest(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bundle_copy / "manifest.json").unlink()
+    refused(bundle_copy, "has no manifest.json", monkeypatch)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"graphs: yaml", b'{"schema_version": 1'])
+def test_not_json(bundle_copy: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bundle_copy / "manifest.json").write_bytes(content)
+    refused(bundle_copy, "not JSON|not a vcut bundle", monkeypatch)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", "{}", '{"model_type": "bert"}', '{"schema_version": "one"}'])
+def test_a_foreign_manifest(bundle_copy: Path, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bundle_copy / "manifest.json").write_text(content)
+    refused(bundle_copy, "not a vcut bundle", monkeypatch)
+
+
+def set_value(path: str, value: object) -> Callable[[dict], None]:
+    def change(manifest: dict) -> None:
+        *parents, last = path.split("/")
+        for parent in parents:
+            manifest = manifest[parent]
+        manifest[last] = value
+
+    return change
+
+
+def delete(path: str) -> Callable[[dict], None]:
+    def change(manifest: dict) -> None:
+        *parents, last = path.split("/")
+        for parent in parents:
+            manifest = manifest[parent]
+        del manifest[last]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (set_value("schema_version", 2), "schema version 2.*upgrade"),
+        (set_value("schema_version", 0), "impossible schema version"),
+        (set_value("extra", 1), "damaged"),
+        (delete("scheduler"), "damaged"),
+        (set_value("height", "tall"), "damaged"),
+        (set_value("precision", "fp8"), "damaged"),
+        (delete("graphs/decode"), "lacks the graph decode"),
+        (set_value("graphs/decode/file", "/etc/passwd"), "outside the bundle"),
+        (set_value("graphs/decode/file", "../decode.onnx"), "outside the bundle"),
+        (set_value("graphs/decode/file", "onnx/../../decode.onnx"), "outside the bundle"),
+        (set_value("graphs/decode/file", "C:\\decode.onnx"), "outside the bundle"),
+        (set_value("graphs/decode/file", ""), "outside the bundle"),
+        (set_value("weights/unet.weights/file", "/dev/zero"), "outside the bundle"),
+        (set_value("graphs/decode/sha256", "0" * 64), "does not match its sha256"),
+        (set_value("graphs/decode/sha256", "none"), "no sha256"),
+        (set_value("weights/unet.weights/sha256", "0" * 64), "does not match its sha256"),
+        (set_value("graphs/decode/weights", "other"), "unlisted weights"),
+        (set_value("graphs/decode/weights", "unet.weights"), "which the manifest does not list"),
+        (set_value("cut_step", 6), "outside 1..5"),
+        (set_value("frames", 0), "below 1"),
+        (set_value("frames", 4), "does not fit its sizes"),
+        (set_value("height", 64), "does not fit its sizes"),
+        (set_value("decode_chunk", 0), "below 1"),
+        (lambda m: m["sca_bias"][0].update(offset=32), "do not follow each other"),
+        (lambda m: m["sca_bias"].pop(), "does not fit its sizes"),
+        (lambda m: m["graphs"]["condition"]["inputs"].pop(), "does not fit its sizes"),
+    ],
+)
+def test_a_bad_manifest(
+    change: Callable[[dict], object],
+    says: str,
+    edit_manifest: Callable[[Callable[[dict], object]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused(edit_manifest(change), says, monkeypatch)
+
+
+@pytest.mark.parametrize("file", ["onnx/condition.onnx", "onnx/unet.weights"])
+def test_a_missing_file(bundle_copy: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bundle_copy / file).unlink()
+    refused(bundle_copy, f"{file} is missing", monkeypatch)
+
+
+def test_truncated_weights(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = bundle_copy / "onnx/unet.weights"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused(bundle_copy, "instead of", monkeypatch)
+
+
+def test_one_flipped_bit(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = bundle_copy / "onnx/unet.weights"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    refused(bundle_copy, "does not match its sha256", monkeypatch)
+
+
+def test_a_link_out_of_the_bundle(bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = bundle_copy / "onnx/unet.weights"
+    outside = tmp_path / "unet.weights"
+    shutil.move(weights, outside)
+    weights.symlink_to(outside)
+    refused(bundle_copy, "link that leaves the bundle", monkeypatch)
+
+
+def test_a_linked_bundle_opens(small_bundle: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(small_bundle)
+    assert open_bundle(link).manifest.frames == 3
+
+
+@pytest.mark.parametrize("location", ["/etc/passwd", "../secret.weights", "other.weights", "decode.weights/../x"])
+def test_a_graph_that_reads_another_file(bundle_copy: Path, location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest vouches for the graph, hash and all, but the graph itself points elsewhere."""
+    path = bundle_copy / "onnx/decode.onnx"
+    model = onnx.load(path, load_external_data=False)
+    tensor = next(t for t in model.graph.initializer if t.external_data)
+    next(entry for entry in tensor.external_data if entry.key == "location").value = location
+    path.write_bytes(model.SerializeToString())
+    (bundle_copy / "onnx/other.weights").write_bytes(b"secret")
+    vouch(bundle_copy, "decode")
+    refused(bundle_copy, "which the manifest does not list", monkeypatch)
+
+
+def test_a_graph_that_is_no_onnx(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bundle_copy / "onnx/decode.onnx").write_bytes(b"\x80\x04\x95pickle")
+    vouch(bundle_copy, "decode")
+    refused(bundle_copy, "is not an ONNX graph", monkeypatch)
+
+
+def vouch(bundle: Path, graph: str) -> None:
+    """Make the manifest agree with a changed graph file, as whoever made the bundle could."""
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    file = bundle / manifest["graphs"][graph]["file"]
+    manifest["graphs"][graph].update(bytes=file.stat().st_size, sha256=sha256(file))
+    path.write_text(json.dumps(manifest))

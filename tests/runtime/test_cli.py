@@ -1,0 +1,124 @@
+"""``vcut run`` and ``vcut inspect`` as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def photo_file(photo: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "photo.jpg"
+    photo.save(path)
+    return path
+
+
+def vcut(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from vcut_runtime.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def error(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one line of a failed command."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_run_writes_a_video(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "out.mp4"
+    done = vcut("run", small_bundle, photo_file, "-o", output, "--seed", 3, "--fps", 5)
+    assert done.returncode == 0, done.stderr
+    assert "seed 3" in done.stderr
+    with av.open(str(output)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 3
+
+
+def test_run_with_several_images_numbers_the_outputs(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+    done = vcut("run", small_bundle, photo_file, photo_file, "-o", tmp_path / "out.gif", "--seed", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    videos = json.loads(done.stdout)["videos"]
+    assert [Path(video["output"]).name for video in videos] == ["out-1.gif", "out-2.gif"]
+    assert [video["seed"] for video in videos] == [1, 2]
+    assert all(Path(video["output"]).is_file() for video in videos)
+    assert set(videos[0]["seconds"]) >= {"condition", "semantic_binding", "quality_improvement", "decode"}
+
+
+def test_quiet_is_quiet(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+    done = vcut("run", small_bundle, photo_file, "-o", tmp_path / "frames", "--quiet", "--cut-step", "none")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(list((tmp_path / "frames").glob("frame-*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["-o", "out.avi"], "unknown output"),
+        (["--cut-step", "9"], "outside 1..5"),
+        (["--cut-step", "soon"], "is no number"),
+        (["--quality-bias", "median"], "mean or cond"),
+        (["--fit", "pad"], "stretch or crop"),
+        (["--backend", "tpu"], "unknown backend"),
+        (["--backend", "onnxruntime-cuda"], "not available here"),
+        (["--steps", "many"], "Invalid value"),
+        (["--stepz", "4"], "No such option"),
+    ],
+)
+def test_misuse_is_one_line_and_exit_2(small_bundle: Path, photo_file: Path, options: list[str], says: str) -> None:
+    if "onnxruntime-cuda" in options:
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            pytest.skip("CUDA is available here")
+    assert says in error(vcut("run", small_bundle, photo_file, *options), 2)
+
+
+def test_a_missing_image_is_misuse(small_bundle: Path, tmp_path: Path) -> None:
+    assert "no image at" in error(vcut("run", small_bundle, tmp_path / "x.jpg", "-q"), 2)
+
+
+def test_a_missing_argument_is_misuse() -> None:
+    assert "Missing argument" in error(vcut("run"), 2)
+
+
+def test_a_missing_bundle_is_a_failure(tmp_path: Path, photo_file: Path) -> None:
+    assert "vcut export" in error(vcut("run", tmp_path / "none", photo_file), 1)
+
+
+def test_inspect_shows_graphs_hashes_and_backends(small_bundle: Path) -> None:
+    done = vcut("inspect", small_bundle)
+    assert done.returncode == 0, done.stderr
+    for word in ("semantic_binding", "quality_improvement", "unet.weights", "fp32", "hashes match", "onnxruntime-cpu"):
+        assert word in done.stdout
+
+
+def test_inspect_as_json(small_bundle: Path) -> None:
+    description = json.loads(vcut("inspect", small_bundle, "--json").stdout)
+    assert description["graphs"]["semantic_binding"]["inputs"]["sca_bias"] == "float32[2, 160]"
+    assert description["runs_here"]["onnxruntime-cpu"] == "yes"
+    assert description["hashes"] == "match"
+
+
+def test_inspect_refuses_a_damaged_bundle(bundle_copy: Path) -> None:
+    (bundle_copy / "onnx/decode.weights").unlink()
+    assert "is missing" in error(vcut("inspect", bundle_copy), 1)
+
+
+def test_version_and_help() -> None:
+    assert vcut("--version").stdout.startswith("vcut ")
+    helped = vcut("--help").stdout
+    assert all(command in helped for command in ("run", "inspect", "export"))

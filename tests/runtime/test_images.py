@@ -1,0 +1,190 @@
+"""Input images of every kind, against diffusers' own preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diffusers.utils.loading_utils import load_image as diffusers_load_image
+from diffusers.video_processor import VideoProcessor
+from PIL import Image
+from skimage import data
+
+from vcut_runtime import UsageError
+from vcut_runtime.images import load_image
+
+PHOTO: np.ndarray = data.astronaut()[:384]  # [384, 512, 3]
+ORIENTATION = 0x0112  # the EXIF tag
+UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.fixture
+def photo_file(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(PHOTO).save(path)
+    return path
+
+
+def with_diffusers(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """What the Stable Video Diffusion pipeline feeds to the VAE, from [-1, 1] to [0, 1]."""
+    return (VideoProcessor(vae_scale_factor=8).preprocess(image, height=height, width=width).numpy() + 1) / 2
+
+
+def refusal(image: Any) -> str:
+    """The one-line message that ``image`` is refused with."""
+    with pytest.raises(UsageError) as caught:
+        load_image(image, 64, 96)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_image_of_the_target_size_keeps_its_pixels(photo_file: Path) -> None:
+    pixels = load_image(photo_file, 384, 512)
+    assert pixels.dtype == np.float32
+    assert pixels.flags.c_contiguous
+    np.testing.assert_array_equal(pixels, PHOTO.transpose(2, 0, 1)[None] / np.float32(255))
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop"])
+def test_path_pil_and_arrays_agree(photo_file: Path, fit: Any) -> None:
+    wanted = load_image(photo_file, 64, 96, fit)
+    assert wanted.shape == (1, 3, 64, 96)
+    floats = [(PHOTO / 255).astype(dtype) for dtype in (np.float16, np.float32, np.float64)]
+    for image in (str(photo_file), Image.fromarray(PHOTO), PHOTO, *floats):
+        np.testing.assert_array_equal(load_image(image, 64, 96, fit), wanted)
+
+
+@pytest.mark.parametrize(("height", "width"), [(192, 320), (320, 192), (384, 640), (576, 1024)])
+def test_stretch_is_what_diffusers_does(photo_file: Path, height: int, width: int) -> None:
+    reference = with_diffusers(Image.fromarray(PHOTO), height, width)
+    np.testing.assert_allclose(load_image(photo_file, height, width), reference, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 320), (192, 64)])
+def test_crop_keeps_the_aspect_ratio_and_the_centre(photo_file: Path, height: int, width: int) -> None:
+    scale = max(height / 384, width / 512)
+    whole_height, whole_width = round(384 * scale), round(512 * scale)
+    top, left = (whole_height - height) // 2, (whole_width - width) // 2
+    wanted = load_image(photo_file, whole_height, whole_width)[..., top : top + height, left : left + width]
+    assert np.abs(load_image(photo_file, height, width, "crop") - wanted).mean() < 0.005
+    assert np.abs(load_image(photo_file, height, width, "stretch") - wanted).mean() > 0.05
+
+
+def test_unknown_fit_is_refused() -> None:
+    fit: Any = "pad"
+    with pytest.raises(UsageError, match="'pad': choose stretch or crop"):
+        load_image(PHOTO, 64, 96, fit)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int, suffix: str) -> None:
+    plain, turned = tmp_path / f"plain{suffix}", tmp_path / f"turned{suffix}"
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(PHOTO).save(plain)
+    Image.fromarray(PHOTO).save(turned, exif=exif)
+    with Image.open(plain) as decoded:
+        wanted = UPRIGHT[orientation](np.asarray(decoded))
+    height, width, _ = wanted.shape
+    np.testing.assert_array_equal(load_image(turned, height, width), load_image(wanted, height, width))
+
+
+def test_exif_orientation_of_a_palette_image_is_honoured(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    palette = Image.fromarray(PHOTO).quantize(256)
+    palette.save(tmp_path / "turned.png", exif=exif)
+    wanted = np.rot90(np.asarray(palette.convert("RGB")), -1)
+    np.testing.assert_array_equal(load_image(tmp_path / "turned.png", 512, 384), load_image(wanted, 512, 384))
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("RGBA", ".png"), ("P", ".png"), ("P", ".gif"), ("L", ".png"), ("LA", ".png"), ("1", ".png"), ("CMYK", ".jpg")],
+)
+def test_every_colour_mode_becomes_rgb_as_in_diffusers(tmp_path: Path, mode: str, suffix: str) -> None:
+    path = tmp_path / f"photo{suffix}"
+    Image.fromarray(PHOTO).convert(mode).save(path)
+    reference = with_diffusers(diffusers_load_image(str(path)), 64, 96)
+    np.testing.assert_allclose(load_image(path, 64, 96), reference, atol=1e-6)
+
+
+def test_opaque_rgba_is_the_same_as_rgb(photo_file: Path, tmp_path: Path) -> None:
+    Image.fromarray(PHOTO).convert("RGBA").save(tmp_path / "rgba.png")
+    np.testing.assert_array_equal(load_image(tmp_path / "rgba.png", 64, 96), load_image(photo_file, 64, 96))
+
+
+def test_grayscale_fills_three_equal_channels(tmp_path: Path) -> None:
+    gray = PHOTO[..., 1]
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    for channel in load_image(tmp_path / "gray.png", 384, 512)[0]:
+        np.testing.assert_array_equal(channel, gray / np.float32(255))
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.png"
+    assert refusal(missing) == f"no image at {missing}: check the path"
+    assert refusal(str(missing)) == refusal(missing)
+
+
+def test_folder_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"no image at {tmp_path}: check the path"
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", bytes(1000)])
+def test_file_that_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(content)
+    assert str(path) in refusal(path)
+    assert "give a JPEG, PNG or WebP file" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_truncated_image_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"photo{suffix}"
+    Image.fromarray(PHOTO).save(path)
+    load_image(path, 64, 96)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert f"cannot read {path}" in refusal(path)
+    assert "give a JPEG, PNG or WebP file" in refusal(path)
+
+
+def test_decompression_bomb_is_refused(photo_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert f"cannot read {photo_file}" in refusal(photo_file)
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (64, 96, 1), (64, 96, 4), (3, 64, 96), (1, 64, 96, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_array_of_another_shape_is_refused(shape: tuple[int, ...], dtype: Any) -> None:
+    message = refusal(np.zeros(shape, dtype))
+    assert "[height, width, 3]" in message
+    assert str(list(shape)) in message
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, 255.0, np.nan, np.inf, -np.inf])
+def test_float_outside_0_to_1_is_refused(value: float) -> None:
+    pixels = PHOTO / np.float32(255)
+    pixels[5, 7, 1] = value
+    assert "float between 0 and 1" in refusal(pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.bool_, np.complex64, object])
+def test_array_of_another_type_is_refused(dtype: Any) -> None:
+    message = refusal(np.zeros((64, 96, 3), dtype))
+    assert "uint8" in message
+    assert str(np.dtype(dtype)) in message

@@ -1,0 +1,288 @@
+"""The compiled pipeline against diffusers' own, on the same checkpoint, latents and noise. Weights are random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import reference
+from conftest import psnr
+from vcut_runtime import Pipeline, Step, UsageError
+
+SHAPE = (14, 4, 8, 12)
+
+
+@pytest.fixture(scope="module")
+def image(photo: Image.Image) -> Image.Image:
+    return photo.resize((96, 64), Image.Resampling.LANCZOS)
+
+
+@pytest.fixture(scope="module")
+def latents() -> np.ndarray:
+    return np.random.default_rng(3).standard_normal((1, *SHAPE), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    return np.random.default_rng(4).standard_normal((1, 3, 64, 96), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def folded(tiny_bundle: Callable[[str], Path]) -> Pipeline:
+    return Pipeline.load(tiny_bundle("fold"))
+
+
+@pytest.fixture(scope="module")
+def removed(tiny_bundle: Callable[[str], Path]) -> Pipeline:
+    return Pipeline.load(tiny_bundle("remove"))
+
+
+@pytest.fixture(scope="module")
+def small(small_bundle: Path) -> Pipeline:
+    return Pipeline.load(small_bundle)
+
+
+def diffusers_frames(pipeline: Any, image: Image.Image, latents: np.ndarray, **options: Any) -> np.ndarray:
+    import torch
+
+    result = pipeline(
+        image,
+        height=image.height,
+        width=image.width,
+        num_frames=latents.shape[1],
+        latents=torch.from_numpy(latents),
+        output_type="np",
+        **options,
+    )
+    return reference.to_uint8(result.frames[0])
+
+
+@pytest.mark.slow
+def test_tca_folded_and_never_cut_is_diffusers_pipeline(
+    folded: Pipeline,
+    tiny_checkpoint: Path,
+    image: Image.Image,
+    latents: np.ndarray,
+    noise: np.ndarray,
+    monkeypatch: Any,
+) -> None:
+    theirs = reference.load(tiny_checkpoint)
+    reference.inject(theirs, monkeypatch, noise)
+    want = diffusers_frames(theirs, image, latents)
+    got = folded(image, cut_step=None, latents=latents, noise=noise).frames
+    assert want.std() > 10  # a flat picture would agree with anything
+    assert psnr(got, want) >= 50
+
+
+def test_options_mean_what_they_mean_in_diffusers(
+    folded: Pipeline,
+    tiny_checkpoint: Path,
+    image: Image.Image,
+    latents: np.ndarray,
+    noise: np.ndarray,
+    monkeypatch: Any,
+) -> None:
+    options = {
+        "num_inference_steps": 4,
+        "min_guidance_scale": 1.5,
+        "max_guidance_scale": 4.0,
+        "fps": 12,
+        "motion_bucket_id": 30,
+        "noise_aug_strength": 0.3,
+    }
+    theirs = reference.load(tiny_checkpoint)
+    reference.inject(theirs, monkeypatch, noise)
+    want = diffusers_frames(theirs, image, latents, decode_chunk_size=5, **options)
+    got = folded(image, cut_step=None, latents=latents, noise=noise, decode_chunk=5, **options)
+    assert psnr(got.frames, want) >= 50
+    assert got.fps == 12
+    plain = folded(image, cut_step=None, latents=latents, noise=noise, decode_chunk=5, num_inference_steps=4)
+    assert psnr(plain.frames, want) < 45  # the options matter
+
+
+def test_guidance_of_one_or_less_is_no_guidance_as_in_diffusers(
+    folded: Pipeline,
+    tiny_checkpoint: Path,
+    image: Image.Image,
+    latents: np.ndarray,
+    noise: np.ndarray,
+    monkeypatch: Any,
+) -> None:
+    options = {"num_inference_steps": 3, "min_guidance_scale": 0.5, "max_guidance_scale": 1.0}
+    theirs = reference.load(tiny_checkpoint)
+    reference.inject(theirs, monkeypatch, noise)
+    want = diffusers_frames(theirs, image, latents, **options)
+    got = folded(image, cut_step=None, latents=latents, noise=noise, **options)
+    assert psnr(got.frames, want) >= 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tca", ["remove", "fold"])
+def test_cut_at_17_is_sixteen_guided_and_nine_conditional_steps(
+    tca: str,
+    tiny_bundle: Callable[[str], Path],
+    tiny_checkpoint: Path,
+    image: Image.Image,
+    latents: np.ndarray,
+    noise: np.ndarray,
+) -> None:
+    theirs = reference.load(tiny_checkpoint)
+    if tca == "remove":
+        reference.take_out_tca(theirs.unet)
+    want = reference.vcut_loop(theirs, image, latents, noise, cut_step=17)
+    seen: list[Step] = []
+    got = Pipeline.load(tiny_bundle(tca))(
+        image, latents=latents, noise=noise, callback=lambda step, _: seen.append(step)
+    )
+    assert [step.stage for step in seen] == ["semantic_binding"] * 16 + ["quality_improvement"] * 9
+    assert [step.index for step in seen] == list(range(1, 26))
+    assert psnr(got.frames, want) >= 50
+
+
+@pytest.mark.parametrize("quality_bias", ["mean", "cond"])
+@pytest.mark.parametrize("cut_step", [1, 2, 4])
+def test_every_cut_and_bias_follows_the_reference_loop(
+    cut_step: int,
+    quality_bias: Any,
+    removed: Pipeline,
+    tiny_checkpoint: Path,
+    image: Image.Image,
+    latents: np.ndarray,
+    noise: np.ndarray,
+) -> None:
+    theirs = reference.load(tiny_checkpoint)
+    reference.take_out_tca(theirs.unet)
+    options: Any = {"cut_step": cut_step, "quality_bias": quality_bias}
+    want = reference.vcut_loop(theirs, image, latents, noise, steps=3, **options)
+    got = removed(image, latents=latents, noise=noise, num_inference_steps=3, **options)
+    assert psnr(got.frames, want) >= 50
+
+
+def test_the_cut_and_the_bias_change_the_video(removed: Pipeline, image: Image.Image) -> None:
+    options: list[dict[str, Any]] = [
+        {"cut_step": None},
+        {"cut_step": 2},
+        {"cut_step": 2, "quality_bias": "cond"},
+        {"cut_step": 1},
+    ]
+    frames = [removed(image, seed=0, num_inference_steps=3, **chosen).frames for chosen in options]
+    for i, one in enumerate(frames):
+        assert all(psnr(one, other) < 60 for other in frames[i + 1 :])
+
+
+def test_chunks_of_every_size_agree_with_diffusers_chunks(
+    folded: Pipeline,
+    tiny_checkpoint: Path,
+    image: Image.Image,
+    latents: np.ndarray,
+    noise: np.ndarray,
+    monkeypatch: Any,
+) -> None:
+    theirs = reference.load(tiny_checkpoint)
+    reference.inject(theirs, monkeypatch, noise)
+    for chunk in (1, 13, 14, 99):  # 13 leaves a chunk of one frame
+        want = diffusers_frames(theirs, image, latents, num_inference_steps=1, decode_chunk_size=chunk)
+        got = folded(image, cut_step=None, num_inference_steps=1, latents=latents, noise=noise, decode_chunk=chunk)
+        assert psnr(got.frames, want) >= 50
+
+
+def test_the_same_seed_gives_the_same_video(small: Pipeline, photo: Image.Image) -> None:
+    one, two, other = small(photo, seed=5), small(photo, seed=5), small(photo, seed=6)
+    assert np.array_equal(one.frames, two.frames)
+    assert not np.array_equal(one.frames, other.frames)
+    assert one.seed == 5
+
+
+def test_a_random_seed_is_reported_and_reproduces_the_video(small: Pipeline, photo: Image.Image) -> None:
+    one = small(photo)
+    assert one.seed is not None
+    assert np.array_equal(small(photo, seed=one.seed).frames, one.frames)
+
+
+def test_a_list_of_images_gives_a_list_with_counted_seeds(small: Pipeline, photo: Image.Image) -> None:
+    flipped = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    both = small([photo, flipped], seed=8)
+    assert [video.seed for video in both] == [8, 9]
+    assert np.array_equal(both[1].frames, small(flipped, seed=9).frames)
+    assert small([], seed=1) == []
+
+
+def test_injected_arrays_serve_one_image_each_or_all(small: Pipeline, photo: Image.Image) -> None:
+    draw = np.random.default_rng(0)
+    shape, manifest = small.manifest.latent_shape, small.manifest
+    two = draw.standard_normal((2, manifest.frames, *shape), dtype=np.float32)
+    noise = draw.standard_normal((1, 3, manifest.height, manifest.width), dtype=np.float32)
+    both = small([photo, photo], latents=two, noise=noise)
+    assert both[0].seed is None
+    assert np.array_equal(both[1].frames, small(photo, latents=two[1:], noise=noise).frames)
+    assert not np.array_equal(both[0].frames, both[1].frames)
+
+
+def test_frames_timings_and_progress(small: Pipeline, photo: Image.Image) -> None:
+    progress: list[tuple[str, int, int]] = []
+    steps: list[tuple[Step, tuple[int, ...]]] = []
+    video = small(
+        photo,
+        seed=0,
+        callback=lambda step, latents: steps.append((step, latents.shape)),
+        progress=lambda *event: progress.append(event),
+    )
+    manifest = small.manifest
+    assert video.frames.shape == (manifest.frames, manifest.height, manifest.width, 3)
+    assert video.frames.dtype == np.uint8
+    assert set(video.timings) == {"load", "condition", "semantic_binding", "quality_improvement", "decode"}
+    assert [shape for _, shape in steps] == [(1, manifest.frames, *manifest.latent_shape)] * 4
+    assert steps[0][0].sigma == 700.0
+    assert steps[-1][0].sigma_next == 0.0
+    for stage, total in (("condition", 1), ("semantic_binding", 2), ("quality_improvement", 2), ("decode", 3)):
+        events = [(done, of) for name, done, of in progress if name == stage]
+        assert events[0] == (0, total)
+        assert events[-1] == (total, total)
+
+
+def test_a_failing_callback_stops_the_run(small: Pipeline, photo: Image.Image) -> None:
+    def stop(step: Step, latents: np.ndarray) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        small(photo, seed=0, callback=stop)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"num_inference_steps": 0}, "at least 1"),
+        ({"cut_step": 0}, "outside 1..5"),
+        ({"cut_step": 6}, "outside 1..5"),
+        ({"decode_chunk": 0}, "at least 1"),
+        ({"fps": 0}, "at least 1"),
+        ({"noise_aug_strength": -1.0}, "0 or more"),
+        ({"quality_bias": "median"}, "mean or cond"),
+        ({"seed": -1}, "0 or more"),
+        ({"latents": np.zeros((1, 3, 4, 16, 17))}, "latents has shape"),
+        ({"noise": np.zeros((3, 32, 32))}, "noise has shape"),
+        ({"fit": "pad"}, "stretch or crop"),
+    ],
+)
+def test_impossible_options_are_refused_on_one_line(
+    small: Pipeline, photo: Image.Image, options: Any, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        small(photo, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_fewer_steps_keep_the_share_of_guided_steps(removed: Pipeline, image: Image.Image) -> None:
+    seen: list[Step] = []
+    removed(image, seed=0, num_inference_steps=5, callback=lambda step, _: seen.append(step))
+    assert sum(step.stage == "semantic_binding" for step in seen) == 3  # 16 of 25
+
+
+def test_an_unknown_backend_is_refused(small_bundle: Path) -> None:
+    with pytest.raises(UsageError, match="unknown backend"):
+        Pipeline.load(small_bundle, backend="tpu")
