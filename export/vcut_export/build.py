@@ -182,7 +182,7 @@ def _spec(plan: Plan, name: str, bias: int) -> GraphSpec:
         return tuple(TensorSpec(k, "uint8" if k == "frames" else "float32", shape) for k, shape in side.items())
 
     inputs, outputs = sides[name]
-    return GraphSpec(name, tensors(inputs), tensors(outputs))
+    return GraphSpec(name, tensors(inputs), tensors(outputs), for_cpu=plan.precision == "fp32")
 
 
 _DESCRIPTIONS = {

@@ -29,6 +29,7 @@ class GraphSpec:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    for_cpu: bool = False  # prefer operators that ONNX Runtime's CPU has kernels for
 
 
 def trace(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
@@ -57,7 +58,7 @@ def trace(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
         )
     if program is None:
         raise RuntimeError(f"torch returned no ONNX program for {spec.name}")
-    model = simplify(program.model, spec.name, weights_of(module))
+    model = simplify(program.model, spec.name, weights_of(module), for_cpu=spec.for_cpu)
     found = [value.name for value in model.graph.inputs]
     if found != [tensor.name for tensor in spec.inputs]:
         raise RuntimeError(f"{spec.name} came out with the inputs {found}")

@@ -33,7 +33,7 @@ def load_image(image: ImageLike, height: int, width: int, fit: Fit = "stretch") 
         image = _from_array(image)
     elif not isinstance(image, Image.Image):
         image = _open(Path(image))
-    image = image.convert("RGB")
+    image = _rgb(image)
     if fit == "crop":
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     elif image.size != (width, height):
@@ -43,21 +43,43 @@ def load_image(image: ImageLike, height: int, width: int, fit: Fit = "stretch") 
 
 
 def _open(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise UsageError(f"no image at {path}: check the path")
     try:
+        if not path.is_file():
+            raise UsageError(f"no image at {path}: check the path")
         with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened.convert("RGB") if opened.mode == "P" else opened.copy())
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not an image that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UsageError(f"cannot read {path} ({reason}): give a JPEG, PNG or WebP file") from None
+            opened.load()
+            return ImageOps.exif_transpose(opened)
+    except UsageError:
+        raise
+    except UnidentifiedImageError:
+        raise UsageError(f"{path} is not an image that Pillow knows: give a JPEG, PNG or WebP file") from None
+    except Exception as error:  # Pillow's decoders raise many kinds for damaged files
+        raise UsageError(f"cannot read {path} ({_reason(error)}): give an undamaged JPEG, PNG or WebP file") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to 8-bit RGB; 16-bit grey is scaled, where Pillow would clip it to white."""
+    try:
+        if image.mode.startswith("I"):
+            grey = np.clip(np.asarray(image, dtype=np.float64), 0, 65535) / 257.0
+            return Image.fromarray(np.round(grey).astype(np.uint8)).convert("RGB")
+        return image.convert("RGB")
+    except Exception as error:  # an image opened lazily is decoded only now
+        raise UsageError(f"cannot decode the image ({_reason(error)}): give an undamaged one") from None
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim != 3 or array.shape[2] != 3:
+    if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise UsageError(f"an image array must be [height, width, 3], this one is {list(array.shape)}")
     if array.dtype == np.uint8:
         return Image.fromarray(array)
-    if not np.issubdtype(array.dtype, np.floating) or not (array.min() >= 0.0 and array.max() <= 1.0):
+    if not np.issubdtype(array.dtype, np.floating):
         raise UsageError(f"an image array must be uint8, or float between 0 and 1; this one is {array.dtype}")
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0.0 and high <= 1.0):  # also catches NaN
+        raise UsageError(f"a float image array must lie between 0 and 1; this one goes from {low:g} to {high:g}")
     return Image.fromarray(np.round(array * 255.0).astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -133,9 +133,9 @@ def decode(data: bytes) -> Manifest:
     try:
         version = msgspec.json.decode(data, type=_Version).schema_version
     except msgspec.ValidationError:
-        raise ValueError("manifest.json has no schema_version, so this is not a vcut bundle") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"manifest.json is not JSON ({error}): export the bundle again") from None
+        raise ValueError("manifest.json has no schema_version, so this is not a vcut bundle: check the path") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"manifest.json is not JSON ({_one_line(error)}): export the bundle again") from None
     if version > SCHEMA_VERSION:
         raise ValueError(
             f"manifest.json has schema version {version}, this vcut reads up to {SCHEMA_VERSION}: upgrade vcut"
@@ -144,8 +144,12 @@ def decode(data: bytes) -> Manifest:
         raise ValueError(f"manifest.json has the impossible schema version {version}: export the bundle again")
     try:
         return msgspec.json.decode(data, type=Manifest)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"manifest.json is damaged: {error}: export the bundle again") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"manifest.json is damaged ({_one_line(error)}): export the bundle again") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 class _Version(msgspec.Struct):

@@ -46,6 +46,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     at, end = 0, len(message)
     while at < end:
         tag, at = _varint(message, at)
+        if tag >= 1 << 32:  # protobuf would cut it to 32 bits and read another field than this walk sees
+            raise ValueError("a tag is longer than 32 bits")
         wire = tag & 7
         if wire == 0:
             _, at = _varint(message, at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -85,8 +86,11 @@ def _save_mp4(video: Video, path: Path) -> None:
 
 def _save_animation(video: Video, path: Path) -> None:
     images = [Image.fromarray(pixels) for pixels in video.frames]
-    duration = round(1000 / video.fps)
-    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0, quality=90)
+    # GIF counts in hundredths, WebP in thousandths of a second: round the frames' ends, so that errors do not add up.
+    unit = 10 if path.suffix.lower() == ".gif" else 1
+    ends = [round(1000 * (i + 1) / video.fps / unit) * unit for i in range(len(images))]
+    durations = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, quality=90)
 
 
 def _save_pngs(video: Video, path: Path) -> None:
@@ -96,7 +100,7 @@ def _save_pngs(video: Video, path: Path) -> None:
 
 
 def _is_frame(path: Path) -> bool:
-    return path.name.startswith("frame-") and path.suffix == ".png"
+    return re.fullmatch(r"frame-\d{4,}\.png", path.name) is not None and path.is_file()
 
 
 _WRITERS: dict[str, Callable[[Video, Path], None]] = {

@@ -67,6 +67,12 @@ def test_path_pil_and_arrays_agree(photo_file: Path, fit: Any) -> None:
         np.testing.assert_array_equal(load_image(image, 64, 96, fit), wanted)
 
 
+@pytest.mark.parametrize(("offset", "level"), [(-0.4, 128), (0.4, 128), (0.6, 129)])
+def test_float_array_is_rounded_to_the_nearest_of_256_levels(offset: float, level: int) -> None:
+    pixels = load_image(np.full((64, 96, 3), (128 + offset) / 255), 64, 96)
+    np.testing.assert_array_equal(pixels, np.full_like(pixels, level / 255))
+
+
 @pytest.mark.parametrize(("height", "width"), [(192, 320), (320, 192), (384, 640), (576, 1024)])
 def test_stretch_is_what_diffusers_does(photo_file: Path, height: int, width: int) -> None:
     reference = with_diffusers(Image.fromarray(PHOTO), height, width)

@@ -145,7 +145,7 @@ def test_missing_schema_version_is_refused() -> None:
     value = plain()
     del value["schema_version"]
     for foreign in (value, {}, [], [1], 1, "1", None):
-        assert refusal(foreign) == "manifest.json has no schema_version, so this is not a vcut bundle"
+        assert refusal(foreign) == "manifest.json has no schema_version, so this is not a vcut bundle: check the path"
 
 
 @pytest.mark.parametrize("version", ["1", 1.5, None, True, [1]])

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from google.protobuf.message import DecodeError, Message
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import (
     AttributeProto,
@@ -125,6 +125,15 @@ def locations_by_onnx(data: bytes) -> set[str]:
         return set()
 
 
+def read_or_refused(data: bytes) -> None:
+    """What the scan reads, it reads whole; anything but a set or a ValueError fails the test."""
+    try:
+        found = external_locations(data)
+    except ValueError:
+        return
+    assert found >= locations_by_onnx(data)
+
+
 def varint(value: int) -> bytes:
     high, low = divmod(value, 128)
     return bytes([low]) if high == 0 else bytes([low | 128]) + varint(high)
@@ -185,6 +194,13 @@ def test_empty_model_has_none() -> None:
 
 
 @pytest.mark.parametrize(
+    "scalar", [b"\x08\x09", b"\x08" + b"\xff" * 9 + b"\x01", b"\x09" + b"?" * 8, b"\x0d" + b"?" * 4]
+)
+def test_scalar_fields_are_stepped_over(scalar: bytes) -> None:
+    assert external_locations(scalar + EVERYWHERE) == locations_by_onnx(EVERYWHERE)
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"\x3a", "a number does not end"),
@@ -196,7 +212,7 @@ def test_empty_model_has_none() -> None:
         (b"\x09\x00", "ends inside a field"),
         (b"\x0d\x00", "ends inside a field"),
         (b"\x08", "a number does not end"),
-        (b"\x08" + b"\xff" * 11, "a number does not end"),
+        (b"\x08" + b"\xff" * 10 + b"\x01", "a number does not end"),
         (b"\x3a" + b"\xff" * 9 + b"\x01", "longer than its message"),
         (field(7, field(5, field(13, b"\x0a\x09loc"))), "longer than its message"),
         (b"not a model", "wire type 6"),
@@ -240,18 +256,8 @@ def test_truncated_model_is_read_or_refused(size: int) -> None:
         st.tuples(st.integers(0, len(EVERYWHERE)), st.integers(0, 2), st.binary(max_size=3)), min_size=1, max_size=4
     )
 )
-@example([(0, 0, b"\x08\x09")])
 def test_mutated_model_hides_nothing_from_the_scan(edits: list[tuple[int, int, bytes]]) -> None:
     data = EVERYWHERE
     for at, removed, inserted in edits:
         data = data[:at] + inserted + data[at + removed :]
     read_or_refused(data)
-
-
-def read_or_refused(data: bytes) -> None:
-    """What the scan reads, it reads whole; anything but a set or a ValueError fails the test."""
-    try:
-        found = external_locations(data)
-    except ValueError:
-        return
-    assert found >= locations_by_onnx(data)

@@ -1,0 +1,38 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: demo test lint bench tables clean
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[export,dev]' --constraint constraints.txt
+	touch $@
+
+# Compiles svd-tiny and turns a photograph that scikit-image ships into a video.
+demo: .venv/.installed
+	@mkdir -p $(DEMO)
+	@$(BIN)/python -c "from skimage import data, io; io.imsave('$(DEMO)/photo.png', data.chelsea(), check_contrast=False)"
+	@$(BIN)/vcut-export --model svd-tiny --output $(DEMO)/svd-tiny
+	@$(BIN)/vcut run $(DEMO)/svd-tiny $(DEMO)/photo.png --fit crop --seed 0 --output $(DEMO)/video.mp4
+	@echo "svd-tiny has random weights: the video shows that everything runs, and noise."
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+# Measures on this machine; tables puts what benchmarks/results holds into the README.
+bench: .venv/.installed
+	$(BIN)/python -m vcut_bench.step_loop --json benchmarks/results/step_loop-$$(uname -m)-$$(date +%F).json
+	$(BIN)/python -m vcut_bench.export_cost --json benchmarks/results/export-$$(uname -m)-$$(date +%F).json
+
+tables: .venv/.installed
+	$(BIN)/python -m vcut_bench.tables
+
+clean:
+	rm -rf .venv $(DEMO)

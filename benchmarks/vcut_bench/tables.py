@@ -1,0 +1,74 @@
+"""The README's tables, generated from measured results: ``python -m vcut_bench.tables`` rewrites them in place.
+
+A table stands between ``<!-- results: FILE -->`` and ``<!-- end -->``, FILE relative to ``benchmarks/results``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+_TABLE = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill(text: str, results: Path) -> str:
+    """Return ``text`` with every marked table made anew from ``results``."""
+
+    def table(match: re.Match[str]) -> str:
+        result = json.loads((results / match[2]).read_text())
+        return f"{match[1]}{_RENDER[result['benchmark']](result)}\n{match[3]}"
+
+    return _TABLE.sub(table, text)
+
+
+def _step_loop(result: dict[str, Any]) -> str:
+    from vcut_bench.step_loop import CONFIGURATIONS
+
+    rows = ["| step loop | median | speed-up, median of turns | range |", "|---|---|---|---|"]
+    for name, words in CONFIGURATIONS.items():
+        low, high = result["speedup_range"][name]
+        median, speedup = result["median_seconds"][name], result["speedup_over_diffusers"][name]
+        rows.append(f"| {words} | {median:.2f} s | {speedup:.2f} x | {low:.2f} to {high:.2f} x |")
+    shape = result["shape"]
+    turns = len(next(iter(result["seconds"].values())))
+    return "\n".join(
+        [
+            *rows,
+            "",
+            _source(
+                result, f"{result['model']}, {turns} turns, fastest of {result['loops_per_turn']} loops each", shape
+            ),
+        ]
+    )
+
+
+def _export(result: dict[str, Any]) -> str:
+    rows = ["| compile | time | peak memory | bundle | UNet weights on disk |", "|---|---|---|---|---|"]
+    for run in result["runs"]:
+        memory, size, unet = (run[key] / 1e9 for key in ("peak_memory_bytes", "bundle_bytes", "unet_weight_bytes"))
+        cells = (
+            f"`{run['command']}`",
+            f"{run['seconds']:.1f} s",
+            f"{memory:.1f} GB",
+            f"{size:.3f} GB",
+            f"{unet:.3f} GB",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*rows, "", _source(result, "the whole process, cold")])
+
+
+def _source(result: dict[str, Any], what: str, shape: dict[str, int] | None = None) -> str:
+    size = "" if shape is None else f"{shape['frames']} frames of {shape['height']}x{shape['width']}, "
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return f"{what}; {size}{result['device']}; {versions}; {result['date']}; `{result['command']}`"
+
+
+_RENDER = {"step_loop": _step_loop, "export": _export}
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(fill(readme.read_text(), ROOT / "benchmarks/results"))
