@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vcut_export.checkpoint import Checkpoint, presets, resolve, save_checkpoint
+from vcut_export.checkpoint import Checkpoint, presets, resolve
 from vcut_export.compiler import ExportResult, export
+from vcut_export.weights import save_checkpoint
 
 __all__ = ["Checkpoint", "ExportResult", "export", "presets", "resolve", "save_checkpoint"]

@@ -14,7 +14,8 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from vcut_export import checkpoint as checkpoints
+from vcut_export import weights
+from vcut_export.checkpoint import WEIGHTED
 from vcut_export.fold import Projection, fold, project_cross_attention
 from vcut_export.graphs import Condition, Decode, QualityImprovement, SemanticBinding
 from vcut_export.onnx_files import write_graph, write_weights
@@ -42,7 +43,7 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
     slices, projection = None, None
     if "semantic_binding" in stale or "condition" in stale:
         with clock("load unet"):
-            unet = checkpoints.load_unet(plan.checkpoint, plan.precision, DTYPES[plan.precision])
+            unet = weights.load_unet(plan.checkpoint, plan.precision, DTYPES[plan.precision])
         with clock("fold cross-attention"):
             projection = project_cross_attention(unet, plan.tca)
             packed = fold(unet, projection, plan.frames)
@@ -62,7 +63,7 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
         if "condition" in stale and projection is not None:
             rest["condition"] = _condition(plan, projection)
         if "decode" in stale:
-            rest["decode"] = Decode(checkpoints.load_vae(plan.checkpoint, plan.precision, DTYPES[plan.precision]))
+            rest["decode"] = Decode(weights.load_vae(plan.checkpoint, plan.precision, DTYPES[plan.precision]))
     if rest:
         writer.write(rest)
     return Built(writer.graphs, writer.weights, slices)
@@ -97,7 +98,7 @@ def weight_bytes(plan: Plan) -> int:
 
     configs = {
         component: {key: value for key, value in plan.checkpoint.configs[component].items() if not key.startswith("_")}
-        for component in checkpoints.WEIGHTED
+        for component in WEIGHTED
     }
     with init_empty_weights():
         unet = UNetSpatioTemporalConditionModel(**configs["unet"])
@@ -116,8 +117,8 @@ def vae_encoder_dtype(plan: Plan) -> torch.dtype:
 
 
 def _condition(plan: Plan, projection: Projection) -> Condition:
-    encoder = checkpoints.load_image_encoder(plan.checkpoint, plan.precision, DTYPES[plan.precision])
-    vae = checkpoints.load_vae(plan.checkpoint, plan.precision, vae_encoder_dtype(plan))
+    encoder = weights.load_image_encoder(plan.checkpoint, plan.precision, DTYPES[plan.precision])
+    vae = weights.load_vae(plan.checkpoint, plan.precision, vae_encoder_dtype(plan))
     extractor = plan.checkpoint.configs["feature_extractor"]
     return Condition(encoder, vae, projection, extractor, plan.height, plan.width)
 

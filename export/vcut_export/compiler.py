@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vcut_export.checkpoint import check_weights, download, resolve
+from vcut_export.checkpoint import resolve
 from vcut_export.plan import DEFAULT_STEPS, WEIGHTS, Plan, make_manifest, make_plan
+from vcut_export.weights import check_weights, download
 from vcut_runtime.backends import check_cpu
 from vcut_runtime.bundle import MANIFEST, open_bundle
 from vcut_runtime.errors import BundleError, UsageError, VcutError

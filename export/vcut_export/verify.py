@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vcut_export import checkpoint as checkpoints
+from vcut_export import weights
 from vcut_export.plan import Plan
 from vcut_runtime.backends import open_backend
 from vcut_runtime.bundle import Bundle
@@ -109,7 +109,7 @@ def _condition_and_decode(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Ar
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 
     image = torch.from_numpy(inputs["image"])
-    vae = checkpoints.load_vae(plan.checkpoint, plan.precision, torch.float32)
+    vae = weights.load_vae(plan.checkpoint, plan.precision, torch.float32)
     augmented = 2.0 * image - 1.0 + 0.02 * torch.from_numpy(inputs["noise"])
     image_latents = vae.encode(augmented).latent_dist.mode()
     latents = torch.from_numpy(inputs["decode"])
@@ -118,7 +118,7 @@ def _condition_and_decode(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Ar
     del vae
     gc.collect()
 
-    encoder = checkpoints.load_image_encoder(plan.checkpoint, plan.precision, torch.float32)
+    encoder = weights.load_image_encoder(plan.checkpoint, plan.precision, torch.float32)
     size = encoder.config.image_size
     extractor = plan.checkpoint.configs["feature_extractor"]
     mean, std = (torch.tensor(extractor[key]).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
@@ -136,7 +136,7 @@ def _condition_and_decode(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Ar
 @torch.no_grad()
 def _bias(plan: Plan, embedding: np.ndarray) -> np.ndarray:
     """Both rows of ``sca_bias``, read off the unmodified blocks: run each ``attn2`` on arbitrary queries."""
-    unet = checkpoints.load_unet(plan.checkpoint, plan.precision, torch.float32)
+    unet = weights.load_unet(plan.checkpoint, plan.precision, torch.float32)
     rows = torch.from_numpy(np.concatenate([np.zeros_like(embedding), embedding]))  # [2, 1, D]
     kinds = ["BasicTransformerBlock", "TemporalBasicTransformerBlock"]
     constants = [
@@ -153,7 +153,7 @@ def _bias(plan: Plan, embedding: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def _steps(plan: Plan, inputs: Mapping[str, Any], embedding: np.ndarray) -> dict[str, Arrays]:
     """References of both steps: diffusers' UNet and diffusers' scheduler arithmetic."""
-    unet = checkpoints.load_unet(plan.checkpoint, plan.precision, torch.float32)
+    unet = weights.load_unet(plan.checkpoint, plan.precision, torch.float32)
     if plan.tca == "remove":
         for module in unet.modules():
             if type(module).__name__ == "TemporalBasicTransformerBlock":

@@ -194,3 +194,32 @@ def test_array_of_another_type_is_refused(dtype: Any) -> None:
     message = refusal(np.zeros((64, 96, 3), dtype))
     assert "uint8" in message
     assert str(np.dtype(dtype)) in message
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    gray = PHOTO[..., 1]
+    Image.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    for channel in load_image(tmp_path / "deep.png", 384, 512)[0]:
+        np.testing.assert_array_equal(channel, gray / np.float32(255))
+
+
+def test_damage_that_pillow_reports_in_its_own_ways_is_refused(tmp_path: Path) -> None:
+    short_header = b"\x89PNG\r\n\x1a\n" + (5).to_bytes(4, "big") + b"IHDR" + b"\0" * 9
+    (tmp_path / "short.png").write_bytes(short_header)
+    assert "short.png" in refusal(tmp_path / "short.png")
+    assert "check the path" in refusal("x" * 5000) or "cannot read" in refusal("x" * 5000)
+
+
+def test_a_lazily_opened_truncated_image_is_refused(tmp_path: Path, photo_file: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(photo_file.read_bytes()[:20_000])
+    assert "undamaged" in refusal(Image.open(tmp_path / "cut.png"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_an_empty_array_is_refused(dtype: Any) -> None:
+    assert "[0, 5, 3]" in refusal(np.zeros((0, 5, 3), dtype))
+
+
+def test_the_range_of_a_refused_float_array_is_named() -> None:
+    assert "from 0 to 255" in refusal(np.array([[[0.0, 1.0, 255.0]]]))
+    assert "nan" in refusal(np.full((2, 2, 3), np.nan))

@@ -269,3 +269,16 @@ def test_random_bytes_in_any_place_are_read_or_refused(data: st.DataObject, repl
     valid = encode(example())
     at = data.draw(st.integers(0, len(valid)))
     read_or_refused(valid[:at] + replacement + valid[at + len(replacement) :])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":' * 100_000,
+        b'{"schema_version":1,"x":' + b"[" * 100_000,
+        b'{"schema_version": 1, "vcut_version":"\xff"}',
+        b'{"schema_version":1,"a\\nb":1}',
+    ],
+)
+def test_hostile_json_is_refused_on_one_line(data: bytes) -> None:
+    assert "export the bundle again" in refusal(data)

@@ -261,3 +261,13 @@ def test_mutated_model_hides_nothing_from_the_scan(edits: list[tuple[int, int, b
     for at, removed, inserted in edits:
         data = data[:at] + inserted + data[at + removed :]
     read_or_refused(data)
+
+
+def test_a_tag_that_protobuf_would_cut_to_32_bits_is_refused() -> None:
+    """ONNX Runtime reads such a tag as field 5 of the graph, the initializers; a plain varint reads another number."""
+    tensor = external("evil.bin").SerializeToString()
+    long_tag = b"\xaa\x80\x80\x80\x10"  # 0x2a, with bit 32 set
+    inner = long_tag + bytes([len(tensor)]) + tensor
+    hidden = ModelProto(ir_version=9).SerializeToString() + b"\x3a" + bytes([len(inner)]) + inner
+    with pytest.raises(ValueError, match="32 bits"):
+        external_locations(hidden)

@@ -201,3 +201,20 @@ def test_failed_write_keeps_the_previous_video(tmp_path: Path, name: str) -> Non
     with full_disk(), pytest.raises(VcutError, match="cannot write"):
         fade(20).save(tmp_path / name)
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(("suffix", "unit"), [(".gif", 10), (".webp", 1)])
+@pytest.mark.parametrize("fps", [7, 24, 30])
+def test_animations_last_as_long_as_the_video(tmp_path: Path, suffix: str, unit: int, fps: int) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (25, 16, 16, 3), dtype=np.uint8)
+    _, durations, _ = read_animation(Video(frames, fps).save(tmp_path / f"out{suffix}"))
+    assert abs(sum(durations) - 25_000 / fps) <= unit / 2 + 0.5
+
+
+def test_pictures_that_are_no_frames_are_not_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    (folder / "frame-holiday.png").write_text("mine")
+    with pytest.raises(UsageError, match="other files than frames"):
+        Video(np.zeros((1, 8, 8, 3), np.uint8), 7).save(folder)
+    assert (folder / "frame-holiday.png").read_text() == "mine"

@@ -1,0 +1,173 @@
+"""The weights of a checkpoint: finding them, loading them with diffusers' own classes, making random ones."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vcut_export.checkpoint import CONFIG_FILES, WEIGHTED, Checkpoint, hub_errors
+from vcut_runtime.errors import UsageError, VcutError
+from vcut_runtime.manifest import Precision
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_WEIGHT_FILES = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "image_encoder": "model",
+}
+
+
+def download(checkpoint: Checkpoint, precision: Precision) -> Checkpoint:
+    """Fetch the weights of a hub checkpoint into the hub's cache; anything else is returned as it is.
+
+    Raises:
+        VcutError: the hub is out of reach, or has no safetensors for a component.
+    """
+    if checkpoint.hub is None or checkpoint.seed is not None:
+        return checkpoint
+    patterns = [f"{component}/*.safetensors*" for component in WEIGHTED]
+    half = [f"{component}/*.fp16.safetensors*" for component in WEIGHTED]
+    with hub_errors(checkpoint.hub):
+        from huggingface_hub import snapshot_download
+
+        ignore = half if precision == "fp32" else None
+        allow = list(CONFIG_FILES.values()) + (patterns if precision == "fp32" else half)
+        folder = Path(
+            snapshot_download(
+                checkpoint.hub, revision=checkpoint.revision, allow_patterns=allow, ignore_patterns=ignore
+            )
+        )
+        if any(weight_variant(folder, component, precision) is None for component in WEIGHTED):
+            folder = Path(
+                snapshot_download(
+                    checkpoint.hub,
+                    revision=checkpoint.revision,
+                    allow_patterns=list(CONFIG_FILES.values()) + patterns,
+                )
+            )
+    return replace(checkpoint, folder=folder)
+
+
+def weight_variant(folder: Path, component: str, precision: Precision) -> str | None:
+    """Return which weights to load from ``folder``: ``"fp16"``, ``""`` for the plain ones, None if there are none."""
+    stem = _WEIGHT_FILES[component]
+    variants = ("", "fp16") if precision == "fp32" else ("fp16", "")
+    for variant in variants:
+        name = f"{stem}.{variant}" if variant else stem
+        for pattern in (
+            f"{name}.safetensors",
+            f"{name}.safetensors.index.json",
+            f"{stem}.safetensors.index.{variant}.json",
+        ):
+            if (folder / component / pattern).is_file():
+                return variant
+    return None
+
+
+def check_weights(checkpoint: Checkpoint, precision: Precision) -> None:
+    """Refuse a folder without safetensors.
+
+    Raises:
+        UsageError: a component has no ``.safetensors`` file.
+    """
+    if checkpoint.folder is None or checkpoint.seed is not None:
+        return
+    for component in WEIGHTED:
+        if weight_variant(checkpoint.folder, component, precision) is None:
+            raise UsageError(
+                f"{checkpoint.folder / component} has no {_WEIGHT_FILES[component]}.safetensors: vcut reads only "
+                "safetensors, save the model again with safe_serialization=True"
+            )
+
+
+def load_unet(checkpoint: Checkpoint, precision: Precision, dtype: torch.dtype) -> Any:
+    """Load the unmodified ``UNetSpatioTemporalConditionModel`` in evaluation mode."""
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    return _load(checkpoint, "unet", UNetSpatioTemporalConditionModel, precision, dtype)
+
+
+def load_vae(checkpoint: Checkpoint, precision: Precision, dtype: torch.dtype) -> Any:
+    """Load the unmodified ``AutoencoderKLTemporalDecoder`` in evaluation mode."""
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    return _load(checkpoint, "vae", AutoencoderKLTemporalDecoder, precision, dtype)
+
+
+def load_image_encoder(checkpoint: Checkpoint, precision: Precision, dtype: torch.dtype) -> Any:
+    """Load the unmodified ``CLIPVisionModelWithProjection`` in evaluation mode."""
+    from transformers import CLIPVisionModelWithProjection
+
+    return _load(checkpoint, "image_encoder", CLIPVisionModelWithProjection, precision, dtype)
+
+
+def _load(checkpoint: Checkpoint, component: str, kind: Any, precision: Precision, dtype: torch.dtype) -> Any:
+    if checkpoint.seed is not None:
+        return _random(checkpoint, component, kind, dtype)
+    assert checkpoint.folder is not None, "weights are resolved before they are loaded"
+    variant = weight_variant(checkpoint.folder, component, precision) or None
+    dtype_name = "dtype" if component == "image_encoder" else "torch_dtype"
+    try:
+        model = kind.from_pretrained(
+            str(checkpoint.folder),
+            subfolder=component,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            **{dtype_name: dtype},
+        )
+    except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise VcutError(f"cannot load {component} from {checkpoint.folder}: {reason}") from error
+    return model.eval().requires_grad_(False)
+
+
+def _random(checkpoint: Checkpoint, component: str, kind: Any, dtype: torch.dtype) -> Any:
+    """Build ``kind`` with seeded weights of a sensible scale, each parameter drawn from its own name."""
+    import torch
+    from accelerate import init_empty_weights
+
+    config = {key: value for key, value in checkpoint.configs[component].items() if not key.startswith("_")}
+    with init_empty_weights():
+        if component == "image_encoder":
+            from transformers import CLIPVisionConfig
+
+            model: nn.Module = kind(CLIPVisionConfig(**config))
+        else:
+            model = kind(**config)
+    for name, module in model.named_modules():
+        for key, empty in list(module.named_parameters(recurse=False)):
+            seed = zlib.crc32(f"{checkpoint.seed}/{component}.{name}.{key}".encode())
+            generator = torch.Generator().manual_seed(seed)
+            value = torch.empty(empty.shape, dtype=dtype)
+            if value.ndim > 1:
+                value.normal_(0.0, value[0].numel() ** -0.5, generator=generator)
+            else:
+                value.normal_(0.0, 0.05, generator=generator)
+                if key == "weight":
+                    value += 1.0  # a normalisation's scale
+            setattr(module, key, torch.nn.Parameter(value, requires_grad=False))
+    return model.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path, precision: Precision = "fp32") -> None:
+    """Write ``checkpoint`` as a diffusers folder that ``StableVideoDiffusionPipeline.from_pretrained`` loads."""
+    import torch
+    from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
+    from transformers import CLIPImageProcessor
+
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    scheduler: Any = EulerDiscreteScheduler.from_config(dict(checkpoint.configs["scheduler"]))
+    extractor = {k: v for k, v in checkpoint.configs["feature_extractor"].items() if not k.endswith("_type")}
+    StableVideoDiffusionPipeline(
+        vae=load_vae(checkpoint, precision, dtype),
+        image_encoder=load_image_encoder(checkpoint, precision, dtype),
+        unet=load_unet(checkpoint, precision, dtype),
+        scheduler=scheduler,
+        feature_extractor=CLIPImageProcessor(**extractor),
+    ).save_pretrained(folder, safe_serialization=True)

@@ -1,0 +1,62 @@
+"""The README's tables are the measured results, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from vcut_bench.tables import ROOT, fill
+
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "benchmarks/results"
+
+
+def test_the_readme_shows_the_kept_results() -> None:
+    assert "<!-- results:" in README
+    assert fill(README, RESULTS) == README, "run 'make tables'"
+
+
+def test_every_kept_result_says_where_it_comes_from() -> None:
+    for path in RESULTS.glob("*.json"):
+        result = json.loads(path.read_text())
+        assert {"command", "date", "device", "versions"} <= set(result), path.name
+        assert result["date"] in path.name
+
+
+def test_a_changed_result_changes_the_table(tmp_path: Path) -> None:
+    name = re.findall(r"results: (step_loop\S+)", README)[0]
+    for path in RESULTS.glob("*.json"):
+        (tmp_path / path.name).write_text(path.read_text())
+    result = json.loads((RESULTS / name).read_text())
+    result["speedup_over_diffusers"]["vcut"] = 123.0
+    (tmp_path / name).write_text(json.dumps(result))
+    assert "123.00 x" in fill(README, tmp_path)
+
+
+def test_the_kept_step_loop_reaches_the_bar() -> None:
+    """A recorded measurement, not one of this run."""
+    for path in RESULTS.glob("step_loop-*.json"):
+        assert json.loads(path.read_text())["speedup_over_diffusers"]["vcut"] >= 1.8
+
+
+def test_the_kept_full_size_export_reaches_its_bars() -> None:
+    for path in RESULTS.glob("export-*.json"):
+        full, cold, again = json.loads(path.read_text())["runs"]
+        assert "svd-xt" in full["command"]
+        assert full["seconds"] <= 240
+        assert full["peak_memory_bytes"] <= 9e9
+        assert cold["seconds"] <= 90
+        assert again["rebuilt"] == []
+        assert again["seconds"] <= 2
+
+
+@pytest.mark.parametrize("module", ["vcut_bench.step_loop", "vcut_bench.export_cost"])
+def test_benchmarks_explain_themselves(module: str) -> None:
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+    assert "--json" in done.stdout
