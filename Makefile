@@ -24,7 +24,7 @@ test: lint
 lint: .venv/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # Measures on this machine; tables puts what benchmarks/results holds into the README.
 bench: .venv/.installed
