@@ -166,7 +166,7 @@ def test_truncated_image_is_refused(tmp_path: Path, suffix: str) -> None:
     load_image(path, 64, 96)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert f"cannot read {path}" in refusal(path)
-    assert "give a JPEG, PNG or WebP file" in refusal(path)
+    assert "give an undamaged JPEG, PNG or WebP file" in refusal(path)
 
 
 def test_decompression_bomb_is_refused(photo_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_array_of_another_shape_is_refused(shape: tuple[int, ...], dtype: Any) -
 def test_float_outside_0_to_1_is_refused(value: float) -> None:
     pixels = PHOTO / np.float32(255)
     pixels[5, 7, 1] = value
-    assert "float between 0 and 1" in refusal(pixels)
+    assert "must lie between 0 and 1" in refusal(pixels)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.bool_, np.complex64, object])
