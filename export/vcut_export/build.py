@@ -15,7 +15,6 @@ import onnx_ir as ir
 import torch
 
 from vcut_export import weights
-from vcut_export.checkpoint import WEIGHTED
 from vcut_export.fold import Projection, fold, project_cross_attention
 from vcut_export.graphs import Condition, Decode, QualityImprovement, SemanticBinding
 from vcut_export.onnx_files import write_graph, write_weights
@@ -47,7 +46,7 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
         with clock("fold cross-attention"):
             projection = project_cross_attention(unet, plan.tca)
             packed = fold(unet, projection, plan.frames)
-            slices = tuple(BiasSlice(s.block, s.kind, s.offset, s.channels) for s in projection.slices)
+            slices = projection.slices
             writer.bias_channels = len(projection.bias)
         if "semantic_binding" in stale:
             writer.write(
@@ -92,18 +91,12 @@ def quiet_libraries() -> Iterator[None]:
 
 def weight_bytes(plan: Plan) -> int:
     """Return an upper bound of the bundle's size, from the architectures alone."""
-    from accelerate import init_empty_weights
     from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+    from transformers import CLIPVisionModelWithProjection
 
-    configs = {
-        component: {key: value for key, value in plan.checkpoint.configs[component].items() if not key.startswith("_")}
-        for component in WEIGHTED
-    }
-    with init_empty_weights():
-        unet = UNetSpatioTemporalConditionModel(**configs["unet"])
-        vae = AutoencoderKLTemporalDecoder(**configs["vae"])
-        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
+    unet = weights.empty(plan.checkpoint, "unet", UNetSpatioTemporalConditionModel)
+    vae = weights.empty(plan.checkpoint, "vae", AutoencoderKLTemporalDecoder)
+    encoder = weights.empty(plan.checkpoint, "image_encoder", CLIPVisionModelWithProjection)
     size = DTYPES[plan.precision].itemsize
     count = {id(m): sum(p.numel() for p in m.parameters()) for m in (unet, encoder, vae.decoder, vae.encoder)}
     body = count[id(unet)] + count[id(encoder)] + count[id(vae.decoder)]

@@ -1,7 +1,4 @@
-"""Checkpoints: what a model name means, where its weights are, and the torch modules made from them.
-
-Resolving a name reads JSON only; torch, diffusers and transformers are imported by the loaders alone.
-"""
+"""Checkpoints: what a model name means and how it is configured. Only JSON is read; see ``weights`` for the rest."""
 
 from __future__ import annotations
 
@@ -14,13 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.manifest import Scheduler
-
-if TYPE_CHECKING:
-    pass
 
 # Component of the pipeline -> its configuration file in a diffusers folder.
 CONFIG_FILES = {
@@ -91,6 +85,9 @@ def resolve(model: str, *, revision: str | None = None, random_weights: bool = F
         VcutError: the hub is out of reach or denies access.
     """
     known = presets()
+    folder = Path(model).expanduser()
+    if revision is not None and (folder.is_dir() or (model in known and "hub" not in known[model])):
+        raise UsageError(f"--revision is for hub models, {model} is none: leave it out")
     if model in known:
         preset = known[model]
         defaults = {key: preset[key] for key in ("height", "width", "precision")}
@@ -98,14 +95,15 @@ def resolve(model: str, *, revision: str | None = None, random_weights: bool = F
             configs = {component: preset[component] for component in CONFIG_FILES}
             return _checked(Checkpoint(model, configs, None, None, None, seed, defaults))
         return _from_hub(model, preset["hub"], revision, None, defaults)
-    folder = Path(model).expanduser()
     if folder.is_dir():
-        configs = {component: _read_json(folder / file) for component, file in CONFIG_FILES.items()}
+        configs = _read_configs(folder)
         found = None if random_weights else _fingerprint(folder)
         checkpoint = Checkpoint(
             folder.resolve().name, configs, None, found, folder, seed if random_weights else None, _defaults(configs)
         )
         return _checked(checkpoint)
+    if folder.is_file() or folder.suffix in (".safetensors", ".ckpt", ".pt", ".bin"):
+        raise UsageError(f"{model} is a single file: vcut reads diffusers folders, convert it with diffusers first")
     if _HUB_ID.fullmatch(model) and not model.startswith((".", "/", "~")):
         return _from_hub(model, model, revision, seed if random_weights else None, {})
     close = difflib.get_close_matches(model, known, n=1)
@@ -150,7 +148,7 @@ def _from_hub(name: str, hub: str, revision: str | None, seed: int | None, defau
         from huggingface_hub import snapshot_download
 
         folder = Path(snapshot_download(hub, revision=revision, allow_patterns=list(CONFIG_FILES.values())))
-    configs = {component: _read_json(folder / file) for component, file in CONFIG_FILES.items()}
+    configs = _read_configs(folder)
     return _checked(Checkpoint(name, configs, hub, folder.name, folder, seed, defaults or _defaults(configs)))
 
 
@@ -208,6 +206,20 @@ def _fingerprint(folder: Path) -> str:
     files = sorted(file for component in WEIGHTED for file in (folder / component).glob("*.safetensors"))
     stats = [(f.relative_to(folder).as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     return hashlib.sha256(json.dumps([str(folder.resolve()), stats]).encode()).hexdigest()
+
+
+def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    configs = {component: _read_json(folder / file) for component, file in CONFIG_FILES.items()}
+    needed = {
+        "vae": ("block_out_channels",),
+        "unet": ("block_out_channels",),
+        "feature_extractor": ("image_mean", "image_std"),
+    }
+    for component, keys in needed.items():
+        for key in keys:
+            if not isinstance(configs[component].get(key), list):
+                raise UsageError(f"{folder / CONFIG_FILES[component]} has no list {key!r}: restore the file")
+    return configs
 
 
 def _read_json(path: Path) -> dict[str, Any]:

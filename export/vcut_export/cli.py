@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
+from rich.markup import escape
 
 from vcut_export.compiler import export, summary
 from vcut_runtime.cli import parse_cut_step
@@ -83,7 +84,7 @@ def export_command(
     if not quiet:
         done = f"built {', '.join(result.rebuilt)}" if result.rebuilt else "already up to date, no graph rebuilt"
         stderr.print(
-            f"[bold]{result.bundle}[/bold]  {facts['bundle_bytes'] / 1e9:.3f} GB, {done}, "
+            f"[bold]{escape(str(result.bundle))}[/bold]  {facts['bundle_bytes'] / 1e9:.3f} GB, {done}, "
             f"{sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory / 1e9:.1f} GB",
             soft_wrap=True,
         )

@@ -18,7 +18,7 @@ from vcut_export.checkpoint import resolve
 from vcut_export.plan import DEFAULT_STEPS, WEIGHTS, Plan, make_manifest, make_plan
 from vcut_export.weights import check_weights, download
 from vcut_runtime.backends import check_cpu
-from vcut_runtime.bundle import MANIFEST, open_bundle
+from vcut_runtime.bundle import MANIFEST, Bundle, check_hashes, open_bundle
 from vcut_runtime.errors import BundleError, UsageError, VcutError
 from vcut_runtime.manifest import FileEntry, GraphEntry, Manifest, Precision, Tca, encode
 
@@ -35,7 +35,7 @@ class ExportResult:
         rebuilt: the graphs made in this call; empty if the bundle already was what was asked for.
         errors: by graph, the largest error relative to the output's largest magnitude (``verify`` only).
         seconds: duration by stage.
-        peak_memory: of this process so far, in bytes.
+        peak_memory: resident, in bytes, of this process or of its largest child.
     """
 
     bundle: Path
@@ -67,7 +67,8 @@ def export(
 ) -> ExportResult:
     """Compile ``model`` into a bundle at ``output``.
 
-    A graph already there and made from the same things is kept. The bundle changes in one rename, or not at all.
+    A graph already there and made from the same things is kept. The new bundle is made beside the old one and takes
+    its place when it is whole.
 
     Args:
         model: preset, diffusers folder or hub id.
@@ -111,6 +112,7 @@ def export(
     if checkpoint.hub is None:
         check_weights(checkpoint, plan.precision)
     root = Path(f"vcut-{checkpoint.id.rsplit('/')[-1]}") if output is None else Path(output)
+    root = _place(root)
     old = _existing(root, plan, force)
     kept = {} if old is None or force else _kept(old, plan)
     stale: tuple[str, ...] = tuple(graph for graph in WEIGHTS if graph not in kept)
@@ -119,6 +121,8 @@ def export(
     if manifest is None or manifest != old:
         with _staging(root) as partial:
             (partial / "onnx").mkdir()
+            if stale and old is not None:  # what is carried over is vouched for anew
+                check_hashes(Bundle(root, old), [*kept.values(), *(old.weights[g.weights] for g in kept.values())])
             weights = _carry(root, partial, old, kept)
             if manifest is None:
                 manifest = _build(plan, root, partial, old, kept, weights, stale, clock)
@@ -132,8 +136,8 @@ def export(
 
 
 def peak_memory() -> int:
-    """Return the peak resident memory of this process in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the peak resident memory, in bytes, of this process or of its largest child."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak if sys.platform == "darwin" else peak * 1024
 
 
@@ -152,6 +156,14 @@ class _Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+def _place(root: Path) -> Path:
+    """Return where the bundle really goes. Raises UsageError where a folder could not be put in place at the end."""
+    real = root.resolve()
+    if real == Path.cwd() or root.is_mount():
+        raise UsageError(f"{root} is the current folder or a mount point: name a folder inside it as --output")
+    return real if root.is_symlink() else root
+
+
 def _existing(root: Path, plan: Plan, force: bool) -> Manifest | None:
     """Return the manifest of the bundle at ``root``, None where there is nothing to keep.
 
@@ -164,19 +176,31 @@ def _existing(root: Path, plan: Plan, force: bool) -> Manifest | None:
         raise UsageError(f"{root} is a file: choose another --output")
     if not any(root.iterdir()):
         return None
-    if not (root / MANIFEST).is_file():
-        raise UsageError(f"{root} holds something else than a vcut bundle: choose another --output")
+    foreign = sorted(path.name for path in root.iterdir() if path.name not in (MANIFEST, "onnx", "engines"))
+    if foreign or not _is_ours(root / MANIFEST):
+        what = foreign[0] if foreign else "something else than a vcut bundle"
+        raise UsageError(f"{root} holds {what}, which vcut did not put there: choose another --output")
     try:
         manifest = open_bundle(root, hashes=False).manifest
     except BundleError as error:
         if force:
             return None
-        raise UsageError(f"{error}, with --force to replace this one") from None
-    if manifest.model.id != plan.checkpoint.id and not force:
+        raise UsageError(f"{str(error).removesuffix(' with --force')}; --force replaces this one") from None
+    there, new = manifest.model, plan.checkpoint
+    if (there.id, there.random_weights) != (new.id, new.seed is not None) and not force:
+        kind = " with random weights" if there.random_weights else ""
         raise UsageError(
-            f"{root} holds a bundle of {manifest.model.id}: choose another --output, or replace it with --force"
+            f"{root} holds a bundle of {there.id}{kind}: choose another --output, or replace it with --force"
         )
     return manifest
+
+
+def _is_ours(manifest: Path) -> bool:
+    """Tell a manifest of ours, even a damaged one, from another program's file of that name."""
+    try:
+        return b'"vcut_version"' in manifest.read_bytes()
+    except OSError:
+        return False
 
 
 def _kept(old: Manifest, plan: Plan) -> dict[str, GraphEntry]:
@@ -281,14 +305,15 @@ def _swap(partial: Path, root: Path) -> None:
         partial.rename(root)
         return
     aside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}.replaced-"))
-    root.rename(aside / root.name)
     try:
+        root.rename(aside / root.name)
         partial.rename(root)
-    except OSError:
-        (aside / root.name).rename(root)
+    except BaseException:  # an interrupt between the two must not cost the old bundle
+        if not root.exists():
+            (aside / root.name).rename(root)
+        aside.rmdir()  # empty again; where it is not, the old bundle in it must stay
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def summary(result: ExportResult) -> dict[str, Any]:

@@ -17,20 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from vcut_runtime.manifest import BiasSlice, Tca
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-Tca = Literal["remove", "fold"]
-
-
-@dataclass(frozen=True)
-class BiasSlice:
-    """Where one block's constant lies in the packed ``sca_bias`` input."""
-
-    block: str  # module path of the transformer block, as in the checkpoint
-    kind: Literal["sca", "tca"]
-    offset: int
-    channels: int
 
 
 @dataclass(frozen=True)

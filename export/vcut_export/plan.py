@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, get_args
 
 from vcut_export.checkpoint import Checkpoint, scheduler_constants
@@ -170,13 +171,14 @@ def _check_unet(checkpoint: Checkpoint) -> None:
 
 
 def _keys(checkpoint: Checkpoint, height: int, width: int, frames: int, precision: str, tca: str) -> dict[str, str]:
-    """A graph is rebuilt when its key changes: each key covers what that graph is made from, and nothing else."""
+    """A graph is rebuilt when its key changes: the options that touch it, the checkpoint, and what compiles it."""
     try:
-        made_by = {name: metadata.version(name) for name in ("torch", "diffusers", "onnxscript")}
+        libraries = ("torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
+        made_by = {name: metadata.version(name) for name in libraries}
     except metadata.PackageNotFoundError as error:
         raise UsageError(f"exporting needs {error.name}: pip install 'vcut[export]'") from None
     common: dict[str, Any] = {
-        "by": {"vcut": __version__, **made_by},
+        "by": {"vcut": _sources(), **made_by},
         "weights": checkpoint.identity,
         "size": [height, width],
         "precision": precision,
@@ -191,3 +193,11 @@ def _keys(checkpoint: Checkpoint, height: int, width: int, frames: int, precisio
         graph: hashlib.sha256(json.dumps({"graph": graph, **common, **own}, sort_keys=True).encode()).hexdigest()
         for graph, own in parts.items()
     }
+
+
+def _sources() -> str:
+    """A fingerprint of the compiler itself: an edited or upgraded one makes new graphs."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

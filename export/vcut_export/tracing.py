@@ -102,20 +102,19 @@ def trace_all(modules: Mapping[str, tuple[torch.nn.Module, GraphSpec]]) -> dict[
 
 
 def _trace_in_child(module: torch.nn.Module, spec: GraphSpec, path: Path) -> None:
-    torch.set_num_threads(1)  # a forked process has none of its parent's worker threads
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        redirect_stdout(nowhere),
-        redirect_stderr(nowhere),
-    ):  # the parent reports
-        model, weights = trace(module, spec), weights_of(module)
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is not None and name.removesuffix(TRANSPOSED) in weights:
-            value.const_value = ir.ExternalTensor(
-                "-", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
-            )
-    ir.save(model, path)
+    """Trace and save, silently: what fails here, an interrupt too, the parent does again or reports."""
+    try:
+        torch.set_num_threads(1)  # a forked process has none of its parent's worker threads
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            model, weights = trace(module, spec), weights_of(module)
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is not None and name.removesuffix(TRANSPOSED) in weights:
+                shape = ir.Shape(tensor.shape.numpy())
+                value.const_value = ir.ExternalTensor("-", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+        ir.save(model, path)
+    except BaseException:
+        os._exit(1)
 
 
 def _with_weights(model: ir.Model, module: torch.nn.Module) -> ir.Model:

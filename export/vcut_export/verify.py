@@ -39,20 +39,19 @@ def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
     """
     with clock("verify"):
         inputs = _inputs(plan, bundle.manifest.bias_channels)
-        backend = open_backend(bundle, "onnxruntime-cpu")
-        references = {**_condition_and_decode(plan, inputs)}
+        references = _condition_and_decode(plan, inputs)
         embedding = references.pop("embedding")["embedding"]
         condition = {name: inputs[name] for name in ("image", "noise", "noise_aug_strength")}
-        found = {"condition": _run(backend, "condition", condition)}
+        found = {"condition": _run(bundle, "condition", condition)}
         # The steps take the bias that the compiled condition graph gives for this embedding.
         bias = found["condition"]["sca_bias"]
         for name, reference in _steps(plan, inputs, embedding).items():
             step = {**inputs["step"], "sca_bias": bias if name == "semantic_binding" else bias[1:]}
             if name == "semantic_binding":
                 step["guidance_scale"] = inputs["guidance_scale"]
-            found[name] = _run(backend, name, step)
+            found[name] = _run(bundle, name, step)
             references[name] = reference
-        found["decode"] = _run(backend, "decode", {"latents": inputs["decode"]})
+        found["decode"] = _run(bundle, "decode", {"latents": inputs["decode"]})
         errors = {
             name: max(_error(found[name][key], value) for key, value in references[name].items()) for name in found
         }
@@ -61,7 +60,7 @@ def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
         if not error <= tolerance:  # also catches NaN
             raise VcutError(
                 f"graph {name} is off by {error:.1e} of the output's largest magnitude, more than {tolerance:.0e} for "
-                f"{plan.precision}: the bundle was not written; try --precision fp32 or report the model"
+                f"{plan.precision}: the export failed; try --precision fp32 or report the model"
             )
     return errors
 
@@ -91,7 +90,8 @@ def _inputs(plan: Plan, bias_channels: int) -> dict[str, Any]:
     }
 
 
-def _run(backend: Any, graph: str, inputs: Arrays) -> Arrays:
+def _run(bundle: Bundle, graph: str, inputs: Arrays) -> Arrays:
+    backend = open_backend(bundle, "onnxruntime-cpu")  # a new one each time, so that one graph is in memory at a time
     outputs = backend.run(graph, {name: backend.upload(value) for name, value in inputs.items()})
     return {name: backend.download(value) for name, value in outputs.items()}
 

@@ -30,26 +30,33 @@ def download(checkpoint: Checkpoint, precision: Precision) -> Checkpoint:
     """
     if checkpoint.hub is None or checkpoint.seed is not None:
         return checkpoint
-    patterns = [f"{component}/*.safetensors*" for component in WEIGHTED]
-    half = [f"{component}/*.fp16.safetensors*" for component in WEIGHTED]
     with hub_errors(checkpoint.hub):
         from huggingface_hub import snapshot_download
 
-        ignore = half if precision == "fp32" else None
-        allow = list(CONFIG_FILES.values()) + (patterns if precision == "fp32" else half)
-        folder = Path(
-            snapshot_download(
-                checkpoint.hub, revision=checkpoint.revision, allow_patterns=allow, ignore_patterns=ignore
-            )
-        )
-        if any(weight_variant(folder, component, precision) is None for component in WEIGHTED):
-            folder = Path(
+        def fetch(components: list[str], variant: str) -> Path:
+            if variant == "fp16":
+                kinds, ignored = ("*fp16*.safetensors", "*.index.fp16.json"), None
+            else:
+                kinds, ignored = ("*.safetensors", "*.safetensors.index.json"), ["*fp16*"]
+            patterns = [f"{component}/{kind}" for component in components for kind in kinds]
+            return Path(
                 snapshot_download(
-                    checkpoint.hub,
+                    checkpoint.hub or "",
                     revision=checkpoint.revision,
-                    allow_patterns=list(CONFIG_FILES.values()) + patterns,
+                    allow_patterns=[*CONFIG_FILES.values(), *patterns],
+                    ignore_patterns=ignored,
                 )
             )
+
+        first, second = ("", "fp16") if precision == "fp32" else ("fp16", "")
+        folder = fetch(list(WEIGHTED), first)
+        if lacking := [component for component in WEIGHTED if weight_variant(folder, component, precision) is None]:
+            folder = fetch(lacking, second)
+    if any(weight_variant(folder, component, precision) is None for component in WEIGHTED):
+        raise VcutError(
+            f"{checkpoint.hub} offers no safetensors, or the hub could not be reached: check the network, or save the "
+            "model locally with safe_serialization=True"
+        )
     return replace(checkpoint, folder=folder)
 
 
@@ -58,14 +65,11 @@ def weight_variant(folder: Path, component: str, precision: Precision) -> str | 
     stem = _WEIGHT_FILES[component]
     variants = ("", "fp16") if precision == "fp32" else ("fp16", "")
     for variant in variants:
-        name = f"{stem}.{variant}" if variant else stem
-        for pattern in (
-            f"{name}.safetensors",
-            f"{name}.safetensors.index.json",
-            f"{stem}.safetensors.index.{variant}.json",
-        ):
-            if (folder / component / pattern).is_file():
-                return variant
+        # diffusers' and transformers' names for one file, and for the index of several
+        dotted = f".{variant}" if variant else ""
+        names = (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json")
+        if any((folder / component / name).is_file() for name in names):
+            return variant
     return None
 
 
@@ -113,45 +117,57 @@ def _load(checkpoint: Checkpoint, component: str, kind: Any, precision: Precisio
     variant = weight_variant(checkpoint.folder, component, precision) or None
     dtype_name = "dtype" if component == "image_encoder" else "torch_dtype"
     try:
-        model = kind.from_pretrained(
+        model, report = kind.from_pretrained(
             str(checkpoint.folder),
             subfolder=component,
             variant=variant,
             use_safetensors=True,
             local_files_only=True,
+            output_loading_info=True,
             **{dtype_name: dtype},
         )
     except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise VcutError(f"cannot load {component} from {checkpoint.folder}: {reason}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise VcutError(
+            f"{component} in {checkpoint.folder} lacks {len(missing)} weights, {missing[0]} among them: "
+            "restore the file, or save the model again"
+        )
     return model.eval().requires_grad_(False)
+
+
+def empty(checkpoint: Checkpoint, component: str, kind: Any) -> Any:
+    """Build ``kind`` from its configuration without memory for its parameters, which stay on the meta device."""
+    from accelerate import init_empty_weights
+
+    config = dict(checkpoint.configs[component])
+    with init_empty_weights():
+        if component == "image_encoder":
+            from transformers import CLIPVisionConfig
+
+            return kind(CLIPVisionConfig(**config))
+        return kind.from_config(config)  # like from_pretrained, it ignores what it does not know
 
 
 def _random(checkpoint: Checkpoint, component: str, kind: Any, dtype: torch.dtype) -> Any:
     """Build ``kind`` with seeded weights of a sensible scale, each parameter drawn from its own name."""
     import torch
-    from accelerate import init_empty_weights
 
-    config = {key: value for key, value in checkpoint.configs[component].items() if not key.startswith("_")}
-    with init_empty_weights():
-        if component == "image_encoder":
-            from transformers import CLIPVisionConfig
-
-            model: nn.Module = kind(CLIPVisionConfig(**config))
-        else:
-            model = kind(**config)
+    model: nn.Module = empty(checkpoint, component, kind)
     for name, module in model.named_modules():
-        for key, empty in list(module.named_parameters(recurse=False)):
+        for key, parameter in list(module.named_parameters(recurse=False)):
             seed = zlib.crc32(f"{checkpoint.seed}/{component}.{name}.{key}".encode())
             generator = torch.Generator().manual_seed(seed)
-            value = torch.empty(empty.shape, dtype=dtype)
+            # Drawn in float32 whatever the dtype: torch draws other numbers for halves.
+            value = torch.randn(parameter.shape, generator=generator)
             if value.ndim > 1:
-                value.normal_(0.0, value[0].numel() ** -0.5, generator=generator)
+                value *= value[0].numel() ** -0.5
             else:
-                value.normal_(0.0, 0.05, generator=generator)
+                value *= 0.05
                 if key == "weight":
                     value += 1.0  # a normalisation's scale
-            setattr(module, key, torch.nn.Parameter(value, requires_grad=False))
+            setattr(module, key, torch.nn.Parameter(value.to(dtype), requires_grad=False))
     return model.eval()
 
 

@@ -13,6 +13,7 @@ from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.manifest import Manifest
 
 BACKENDS = ("onnxruntime-cuda", "onnxruntime-cpu")  # in order of preference
+NO_CUDA = "on a machine with an NVIDIA driver, pip uninstall onnxruntime, then pip install onnxruntime-gpu"
 
 
 class Backend(Protocol):
@@ -41,8 +42,8 @@ def available_backends() -> list[str]:
     """Return the backends that this machine and installation can run, best first."""
     import onnxruntime as ort
 
-    providers = ort.get_available_providers()
-    return [name for name in BACKENDS if name != "onnxruntime-cuda" or "CUDAExecutionProvider" in providers]
+    cuda = "CUDAExecutionProvider" in ort.get_available_providers() and _has_cuda_driver()
+    return [name for name in BACKENDS if name != "onnxruntime-cuda" or cuda]
 
 
 def open_backend(bundle: Bundle, name: str = "auto", threads: int | None = None) -> Backend:
@@ -55,7 +56,7 @@ def open_backend(bundle: Bundle, name: str = "auto", threads: int | None = None)
         raise UsageError(f"unknown backend {name!r}: choose auto, {' or '.join(BACKENDS)}")
     here = available_backends()
     if name != "auto" and name not in here:
-        raise UsageError(f"backend {name} is not available here: pip install 'vcut[gpu]' on a machine with a GPU")
+        raise UsageError(f"backend {name} is not available here: {NO_CUDA}")
     chosen = here[0] if name == "auto" else name
     if chosen == "onnxruntime-cpu":
         check_cpu(bundle.manifest)
@@ -120,12 +121,12 @@ class OnnxRuntimeBackend:
         self.load(graph)
         session = self._sessions[graph]
         binding = session.io_binding()
-        for name, value in inputs.items():
-            binding.bind_ortvalue_input(name, value)
         names = [output.name for output in session.get_outputs()]
-        for name in names:
-            binding.bind_output(name, self._device)
         try:
+            for name, value in inputs.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in names:
+                binding.bind_output(name, self._device)
             session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise VcutError(f"ONNX Runtime failed in {graph}: {_first_line(error)}") from None
@@ -135,9 +136,10 @@ class OnnxRuntimeBackend:
 def attention_bytes(manifest: Manifest) -> int:
     """Return the bytes of the largest attention score matrix of a guided step, which ONNX Runtime's CPU writes out."""
     _, height, width = manifest.latent_shape
-    heads = manifest.model.configs["unet"]["num_attention_heads"]
-    first = heads[0] if isinstance(heads, list) else heads
-    return 2 * manifest.frames * first * (height * width) ** 2 * 4
+    heads = manifest.model.configs.get("unet", {}).get("num_attention_heads", 5)  # diffusers' default for level 1
+    first = heads[0] if isinstance(heads, list) and heads else heads
+    count = first if isinstance(first, int) else 1
+    return 2 * manifest.frames * count * (height * width) ** 2 * 4
 
 
 def check_cpu(manifest: Manifest) -> None:
@@ -158,6 +160,17 @@ def check_cpu(manifest: Manifest) -> None:
             f"a step of this bundle needs {need / 2**30:.0f} GiB for attention on the CPU, this machine has "
             f"{have / 2**30:.0f} GiB: run it on a GPU, or export with a smaller --height, --width or --frames"
         )
+
+
+def _has_cuda_driver() -> bool:
+    """ONNX Runtime lists CUDA wherever its GPU package is; without a driver it would fail only when a graph loads."""
+    import ctypes
+
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _total_memory() -> int:

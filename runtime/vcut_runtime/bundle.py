@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,12 +48,16 @@ def open_bundle(root: str | Path, *, hashes: bool = True) -> Bundle:
     except (ValueError, OSError) as error:
         raise BundleError(f"{root}: {error}") from None
     bundle = Bundle(root, manifest)
-    for entry in manifest.files():
-        _check_file(bundle, entry)
-    if hashes:
-        check_hashes(bundle, manifest.files())
-    for graph in manifest.graphs.values():
-        _check_external_data(bundle, graph)
+    try:
+        for entry in manifest.files():
+            _check_file(bundle, entry)
+        if hashes:
+            check_hashes(bundle, manifest.files())
+        for graph in manifest.graphs.values():
+            _check_external_data(bundle, graph)
+    except (OSError, ValueError, RuntimeError) as error:  # unreadable, NUL in a name, a link that leads to itself
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{root} cannot be read ({reason}): check its permissions, or copy it again") from None
     return bundle
 
 
@@ -67,7 +72,8 @@ def check_hashes(bundle: Bundle, entries: Iterable[GraphEntry | FileEntry]) -> N
         for entry, digest in zip(todo, pool.map(lambda e: sha256(bundle.path(e)), todo), strict=True):
             if digest != entry.sha256:
                 raise BundleError(
-                    f"{bundle.root}: {entry.file} does not match its sha256 in the manifest: export the bundle again"
+                    f"{bundle.root}: {entry.file} does not match its sha256 in the manifest: "
+                    "export the bundle again with --force"
                 )
 
 
@@ -84,21 +90,27 @@ def _check_content(manifest: Manifest) -> None:
     """What the schema's types cannot say. Raises ValueError."""
     missing = [name for name in GRAPHS if name not in manifest.graphs]
     if missing:
-        raise ValueError(f"the manifest lacks the graph {missing[0]}: export the bundle again")
+        raise ValueError(f"the manifest lacks the graph {missing[0]}: export the bundle again with --force")
     for entry in manifest.files():
         path = PurePosixPath(entry.file)
         if path.is_absolute() or ".." in path.parts or "\\" in entry.file or ":" in entry.file or not path.parts:
             raise ValueError(f"the manifest names a path outside the bundle, {entry.file!r}: do not use this bundle")
         if not _SHA256.fullmatch(entry.sha256):
-            raise ValueError(f"the manifest gives no sha256 for {entry.file}: export the bundle again")
+            raise ValueError(f"the manifest gives no sha256 for {entry.file}: export the bundle again with --force")
     for name, graph in manifest.graphs.items():
         if graph.weights not in manifest.weights:
-            raise ValueError(f"graph {name} wants the unlisted weights {graph.weights!r}: export the bundle again")
+            raise ValueError(
+                f"graph {name} wants the unlisted weights {graph.weights!r}: export the bundle again with --force"
+            )
     sizes = (manifest.height, manifest.width, manifest.frames, manifest.latent_channels, manifest.vae_scale_factor)
     if min(*sizes, manifest.steps, manifest.decode_chunk) < 1:
-        raise ValueError("the manifest gives a size below 1: export the bundle again")
+        raise ValueError("the manifest gives a size below 1: export the bundle again with --force")
     if not 1 <= manifest.cut_step <= manifest.steps + 1:
         raise ValueError(f"the manifest's cut step {manifest.cut_step} is outside 1..{manifest.steps + 1}")
+    scheduler = manifest.scheduler
+    numbers = (scheduler.sigma_max, scheduler.rho, scheduler.initial_noise_scale, scheduler.final_sigma)
+    if not (0 < scheduler.sigma_min < scheduler.sigma_max and scheduler.rho > 0 and all(map(math.isfinite, numbers))):
+        raise ValueError("the manifest's scheduler constants are impossible: export the bundle again with --force")
     offset = 0
     for entry in manifest.sca_bias:
         if entry.offset != offset or entry.channels < 1:
@@ -146,12 +158,12 @@ def _check_file(bundle: Bundle, entry: GraphEntry | FileEntry) -> None:
     if not path.resolve().is_relative_to(bundle.root.resolve()):
         raise BundleError(f"{bundle.root}: {entry.file} is a link that leaves the bundle: do not use this bundle")
     if not path.is_file():
-        raise BundleError(f"{bundle.root}: {entry.file} is missing: export the bundle again")
+        raise BundleError(f"{bundle.root}: {entry.file} is missing: export the bundle again with --force")
     size = path.stat().st_size
     if size != entry.bytes:
         raise BundleError(
             f"{bundle.root}: {entry.file} has {size} bytes instead of {entry.bytes}, so it is damaged: "
-            "export or copy the bundle again"
+            "copy it again, or export it again with --force"
         )
 
 
@@ -161,7 +173,9 @@ def _check_external_data(bundle: Bundle, graph: GraphEntry) -> None:
     try:
         locations = external_locations(path.read_bytes())
     except ValueError:
-        raise BundleError(f"{bundle.root}: {graph.file} is not an ONNX graph: export the bundle again") from None
+        raise BundleError(
+            f"{bundle.root}: {graph.file} is not an ONNX graph: export the bundle again with --force"
+        ) from None
     weights = bundle.manifest.weights[graph.weights]
     for location in sorted(locations):
         if PurePosixPath(graph.file).parent / location != PurePosixPath(weights.file):

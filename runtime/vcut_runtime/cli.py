@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from vcut_runtime.errors import UsageError
 from vcut_runtime.schedule import QualityBias
@@ -78,36 +80,42 @@ def run(
     outputs = _outputs(output, len(images))
     for path in outputs:
         check_output(path)
+    for image in images:
+        if not image.is_file():
+            raise UsageError(f"no image at {image}: check the path")
     if quality_bias not in ("mean", "cond"):
         raise UsageError(f"unknown --quality-bias {quality_bias!r}: choose mean or cond")
     bias: QualityBias = "cond" if quality_bias == "cond" else "mean"
     if fit not in ("stretch", "crop"):
         raise UsageError(f"unknown --fit {fit!r}: choose stretch or crop")
     pipeline = Pipeline.load(bundle, backend, threads=threads)
-    with progress_bars(quiet or json) as progress:
-        videos = pipeline(
-            images,
-            num_inference_steps=num_inference_steps,
-            cut_step=BUNDLE_DEFAULT if cut_step is None else parse_cut_step(cut_step),
-            quality_bias=bias,
-            min_guidance_scale=min_guidance_scale,
-            max_guidance_scale=max_guidance_scale,
-            fps=fps,
-            motion_bucket_id=motion_bucket_id,
-            noise_aug_strength=noise_aug_strength,
-            seed=seed,
-            decode_chunk=decode_chunk,
-            fit=fit,
-            progress=progress,
-        )
+    first = secrets.randbelow(2**31) if seed is None else seed
     results: list[dict[str, Any]] = []
-    for image, video, path in zip(images, videos, outputs, strict=True):
+    for i, (image, path) in enumerate(zip(images, outputs, strict=True)):  # each is saved before the next begins
+        with progress_bars(quiet or json) as progress:
+            video = pipeline(
+                image,
+                num_inference_steps=num_inference_steps,
+                cut_step=BUNDLE_DEFAULT if cut_step is None else parse_cut_step(cut_step),
+                quality_bias=bias,
+                min_guidance_scale=min_guidance_scale,
+                max_guidance_scale=max_guidance_scale,
+                fps=fps,
+                motion_bucket_id=motion_bucket_id,
+                noise_aug_strength=noise_aug_strength,
+                seed=first + i,
+                decode_chunk=decode_chunk,
+                fit=fit,
+                progress=progress,
+            )
         video.save(path)
         seconds = {stage: round(value, 3) for stage, value in video.timings.items()}
         results.append({"image": str(image), "output": str(path), "seed": video.seed, "seconds": seconds})
         if not quiet and not json:
             times = ", ".join(f"{stage.replace('_', ' ')} {value:.1f} s" for stage, value in video.timings.items())
-            stderr.print(f"[bold]{path}[/bold]  seed {video.seed}, {pipeline.backend.name}: {times}", soft_wrap=True)
+            stderr.print(
+                f"[bold]{escape(str(path))}[/bold]  seed {video.seed}, {pipeline.backend.name}: {times}", soft_wrap=True
+            )
     if json:
         print_json({"backend": pipeline.backend.name, "videos": results})
 

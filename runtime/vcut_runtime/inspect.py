@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vcut_runtime.backends import available_backends, check_cpu
+from vcut_runtime.backends import BACKENDS, NO_CUDA, available_backends, check_cpu
 from vcut_runtime.bundle import open_bundle
 from vcut_runtime.errors import VcutError
 from vcut_runtime.manifest import TensorSpec
@@ -24,9 +24,9 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
     manifest = open_bundle(root, hashes=hashes).manifest
     backends: dict[str, str] = {}
     here = available_backends()
-    for name in ("onnxruntime-cuda", "onnxruntime-cpu"):
+    for name in BACKENDS:
         if name not in here:
-            backends[name] = "no: not installed here, pip install 'vcut[gpu]'"
+            backends[name] = f"no: {NO_CUDA}"
             continue
         try:
             if name == "onnxruntime-cpu":
@@ -84,12 +84,12 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
         f"{d['steps']} steps, conditional only {cut}, guidance {d['guidance'][0]:g} to {d['guidance'][1]:g}"
     )
     yield f"{_size(d['bytes'])}, {d['sca_bias_channels']} bias channels, vcut {d['vcut_version']}, hashes {d['hashes']}"
-    graphs = Table()
-    for title in ("graph", "inputs", "outputs"):
-        graphs.add_column(title, no_wrap=True)
+    graphs = Table("graph", "inputs, then outputs")
     for name, graph in d["graphs"].items():
-        sides = ("\n".join(f"{k} {_short(v)}" for k, v in graph[side].items()) for side in ("inputs", "outputs"))
-        graphs.add_row(f"{name}\n{_size(graph['bytes'])}, {graph['weights']}\n{graph['sha256'][:12]}", *sides)
+        tensors = [f"{k} {_short(v)}" for k, v in graph["inputs"].items()]
+        tensors += [f"→ {k} {_short(v)}" for k, v in graph["outputs"].items()]
+        about = f"{name}\n{_size(graph['bytes'])}, {graph['weights']}\n{graph['sha256'][:12]}"
+        graphs.add_row(Text(about), Text("\n".join(tensors)))
     yield graphs
     files = Table("weights", "size", "sha256")
     for name, entry in d["weights"].items():
@@ -97,7 +97,7 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
     yield files
     backends = Table("backend", "runs here")
     for name, verdict in d["runs_here"].items():
-        backends.add_row(name, verdict)
+        backends.add_row(name, Text(verdict))  # its brackets are no markup
     yield backends
 
 

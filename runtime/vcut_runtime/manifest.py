@@ -135,17 +135,23 @@ def decode(data: bytes) -> Manifest:
     except msgspec.ValidationError:
         raise ValueError("manifest.json has no schema_version, so this is not a vcut bundle: check the path") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"manifest.json is not JSON ({_one_line(error)}): export the bundle again") from None
+        raise ValueError(
+            f"manifest.json is not JSON ({_one_line(error)}): export the bundle again with --force"
+        ) from None
     if version > SCHEMA_VERSION:
         raise ValueError(
             f"manifest.json has schema version {version}, this vcut reads up to {SCHEMA_VERSION}: upgrade vcut"
         )
     if version < 1:
-        raise ValueError(f"manifest.json has the impossible schema version {version}: export the bundle again")
+        raise ValueError(
+            f"manifest.json has the impossible schema version {version}: export the bundle again with --force"
+        )
     try:
         return msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"manifest.json is damaged ({_one_line(error)}): export the bundle again") from None
+        raise ValueError(
+            f"manifest.json is damaged ({_one_line(error)}): export the bundle again with --force"
+        ) from None
 
 
 def _one_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -159,14 +160,23 @@ class Pipeline:
         chunk = manifest.decode_chunk if decode_chunk is None else decode_chunk
         if chunk < 1:
             raise UsageError(f"decode_chunk is {chunk}: give at least 1 frame")
-        if fps < 1:
-            raise UsageError(f"fps is {fps}: give at least 1")
+        if not 1 <= fps <= 1000:
+            raise UsageError(f"fps is {fps}: give at least 1 and at most 1000")
         if noise_aug_strength < 0:
             raise UsageError(f"noise_aug_strength is {noise_aug_strength}: give 0 or more")
         if quality_bias not in ("mean", "cond"):
             raise UsageError(f"unknown quality_bias {quality_bias!r}: choose mean or cond")
         low = manifest.guidance.min if min_guidance_scale is None else min_guidance_scale
         high = manifest.guidance.max if max_guidance_scale is None else max_guidance_scale
+        numbers = {
+            "noise_aug_strength": noise_aug_strength,
+            "motion_bucket_id": motion_bucket_id,
+            "min_guidance_scale": low,
+            "max_guidance_scale": high,
+        }
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise UsageError(f"{name} is {value}: give a finite number")
         run = _Run(
             steps=plan_steps(manifest.scheduler, steps, cut),
             quality_bias=quality_bias,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ stdout = Console(highlight=False)
 def run_app(app: typer.Typer, name: str) -> None:
     """Run a Typer application as a program: exit 0, 1 for a failure, 2 for misuse, 130 when interrupted."""
     code = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated command cleans up too
     try:
         code = typer.main.get_command(app).main(prog_name=name, standalone_mode=False) or 0
     except VcutError as error:

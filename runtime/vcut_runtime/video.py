@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -45,6 +46,8 @@ class Video:
                 partial.replace(path)
         except OSError as error:
             raise VcutError(f"cannot write {path} ({error.strerror or error}): choose another place") from None
+        except Exception as error:  # PyAV's and Pillow's encoders raise their own kinds
+            raise VcutError(f"cannot encode {path} ({' '.join(str(error).split())}): choose another format") from None
         return path
 
 
@@ -52,8 +55,14 @@ def check_output(path: Path) -> Callable[[Video, Path], None]:
     """Return what writes to ``path``.
 
     Raises:
-        UsageError: the suffix is unknown, or the folder to be replaced holds anything but frames.
+        UsageError: the suffix is unknown, the folder to be replaced holds anything but frames, or the place is not
+            writable.
     """
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: {parent} is no folder, or read-only; choose another place")
     if not path.suffix:
         if path.is_dir() and not all(_is_frame(p) for p in path.iterdir()):
             raise UsageError(f"{path} is a folder that holds other files than frames: choose a new folder")

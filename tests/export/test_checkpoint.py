@@ -139,3 +139,16 @@ def test_what_the_hub_refuses_is_explained(kind: str, says: str, monkeypatch: py
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(VcutError, match=says):
         resolve("acme/model")
+
+
+def test_a_single_file_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "svd_xt.safetensors").touch()
+    for name in (str(tmp_path / "svd_xt.safetensors"), "models/svd_xt.safetensors"):
+        with pytest.raises(UsageError, match="single file"):
+            resolve(name)
+
+
+def test_a_revision_of_what_has_none_is_refused(folder: Path) -> None:
+    for name in (str(folder), "svd-tiny"):
+        with pytest.raises(UsageError, match="--revision is for hub models"):
+            resolve(name, revision="main")

@@ -161,6 +161,52 @@ def test_what_is_no_bundle_is_never_touched(what: str, small_checkpoint: Path, t
     assert state(tmp_path) == before
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_another_programs_manifest_makes_no_bundle(force: bool, small_checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "extension"
+    output.mkdir()
+    (output / "manifest.json").write_text('{"manifest_version": 3}')
+    with pytest.raises(UsageError, match="choose another --output"):
+        again(small_checkpoint, output, force=force)
+    assert (output / "manifest.json").read_text() == '{"manifest_version": 3}'
+
+
+def test_a_users_file_in_a_bundle_is_not_lost(small_checkpoint: Path, own_bundle: Path) -> None:
+    (own_bundle / "out.mp4").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds out\.mp4"):
+        again(small_checkpoint, own_bundle, steps=9, force=True)
+    assert (own_bundle / "out.mp4").read_text() == "mine"
+
+
+def test_random_weights_replace_real_ones_only_by_force(small_checkpoint: Path, own_bundle: Path) -> None:
+    same_name = own_bundle.parent / "small"
+    shutil.copytree(small_checkpoint, same_name)
+    with pytest.raises(UsageError, match="--force"):
+        again(same_name, own_bundle, random_weights=True)
+
+
+def test_the_current_folder_is_refused_and_a_link_is_followed(
+    small_checkpoint: Path, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = own_bundle.parent / "link"
+    link.symlink_to(own_bundle)
+    assert again(small_checkpoint, link, steps=9).rebuilt == ()
+    assert link.is_symlink()
+    assert open_bundle(own_bundle).manifest.steps == 9
+    monkeypatch.chdir(own_bundle)
+    with pytest.raises(UsageError, match="name a folder inside it"):
+        again(small_checkpoint, Path())
+
+
+def test_what_is_carried_over_is_hashed(small_checkpoint: Path, own_bundle: Path) -> None:
+    weights = own_bundle / "onnx/decode.weights"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(VcutError, match=r"does not match its sha256.*--force"):
+        again(small_checkpoint, own_bundle, frames=2)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])
 @pytest.mark.parametrize("there", [False, True])
 def test_a_stopped_export_leaves_everything_as_it_was(
@@ -188,6 +234,23 @@ def test_a_stopped_export_leaves_everything_as_it_was(
         again(small_checkpoint, output, tca="fold")
     assert state(tmp_path) == before
     assert output.exists() == there
+
+
+def test_an_interrupt_between_the_two_renames_keeps_the_old_bundle(
+    small_checkpoint: Path, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state(own_bundle.parent)
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Any) -> Any:
+        if ".partial-" in self.name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        again(small_checkpoint, own_bundle, steps=9)
+    assert state(own_bundle.parent) == before
 
 
 def test_a_disk_too_small_is_refused_before_any_work(

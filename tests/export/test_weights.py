@@ -70,3 +70,66 @@ def test_random_weights_of_a_folder_take_its_architecture_alone(folder: Path) ->
     assert found.seed == 7
     unet = weights.load_unet(found, "fp32", torch.float32)
     assert unet.conv_in.out_channels == 32
+
+
+@pytest.mark.parametrize(
+    ("component", "name"),
+    [("unet", "conv_out.weight"), ("vae", "quant_conv.weight"), ("image_encoder", "visual_projection.weight")],
+)
+def test_a_missing_weight_is_never_made_up(folder: Path, component: str, name: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    (file,) = (folder / component).glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors[name]
+    save_file(tensors, file, {"format": "pt"})
+    load = {"unet": weights.load_unet, "vae": weights.load_vae, "image_encoder": weights.load_image_encoder}[component]
+    with pytest.raises(VcutError, match=f"lacks 1 weights, {name}|cannot load {component}"):
+        load(resolve(str(folder)), "fp32", torch.float32)
+
+
+def test_random_weights_are_the_same_in_every_precision() -> None:
+    full, half = (
+        weights.load_vae(resolve("svd-tiny", random_weights=True), "fp16", dtype).state_dict()
+        for dtype in (torch.float32, torch.float16)
+    )
+    assert all(torch.equal(full[name].half(), half[name]) for name in full)
+
+
+def test_keys_that_diffusers_ignores_are_ignored(folder: Path) -> None:
+    import json
+
+    path = folder / "unet/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "from_the_future": 1}))
+    weights.load_unet(resolve(str(folder), random_weights=True), "fp32", torch.float32)
+
+
+@pytest.mark.parametrize(("precision", "variant"), [("fp16", ".fp16"), ("fp32", "")])
+def test_only_the_variant_that_is_needed_is_downloaded(
+    precision: str, variant: str, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A hub where the UNet and the VAE have both variants and the image encoder only the plain one."""
+    from dataclasses import replace
+    from typing import Any
+
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    stem = "diffusion_pytorch_model"
+    offered = ["image_encoder/model.safetensors", f"vae/{stem}.safetensors", f"vae/{stem}.fp16.safetensors"]
+    offered += [f"unet/{stem}.safetensors.index.json", f"unet/{stem}-00001-of-00001.safetensors"]
+    offered += [f"unet/{stem}.safetensors.index.fp16.json", f"unet/{stem}.fp16-00001-of-00001.safetensors"]
+    fetched: set[str] = set()
+
+    def snapshot_download(repo: str, *, revision: str, allow_patterns: Any, ignore_patterns: Any) -> str:
+        for name in filter_repo_objects(offered, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            fetched.add(name)
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    checkpoint = replace(resolve(str(small_checkpoint)), hub="acme/svd", folder=tmp_path)
+    chosen: Any = precision
+    assert weights.download(checkpoint, chosen).folder == tmp_path
+    assert fetched == {name for name in offered if ("fp16" in name) == bool(variant) or name.startswith("image")}

@@ -90,6 +90,10 @@ def delete(path: str) -> Callable[[dict], None]:
         (set_value("graphs/decode/file", "C:\\decode.onnx"), "outside the bundle"),
         (set_value("graphs/decode/file", ""), "outside the bundle"),
         (set_value("weights/unet.weights/file", "/dev/zero"), "outside the bundle"),
+        (set_value("graphs/decode/file", "onnx/\0"), "cannot be read|is missing"),
+        (set_value("graphs/decode/file", "onnx/" + "x" * 300), "cannot be read|is missing"),
+        (set_value("scheduler/rho", 0), "scheduler constants are impossible"),
+        (set_value("scheduler/sigma_min", -1.0), "scheduler constants are impossible"),
         (set_value("graphs/decode/sha256", "0" * 64), "does not match its sha256"),
         (set_value("graphs/decode/sha256", "none"), "no sha256"),
         (set_value("weights/unet.weights/sha256", "0" * 64), "does not match its sha256"),
@@ -140,6 +144,13 @@ def test_a_link_out_of_the_bundle(bundle_copy: Path, tmp_path: Path, monkeypatch
     shutil.move(weights, outside)
     weights.symlink_to(outside)
     refused(bundle_copy, "link that leaves the bundle", monkeypatch)
+
+
+def test_a_link_to_itself(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = bundle_copy / "onnx/unet.weights"
+    weights.unlink()
+    weights.symlink_to(weights)
+    refused(bundle_copy, "cannot be read|is missing", monkeypatch)
 
 
 def test_a_linked_bundle_opens(small_bundle: Path, tmp_path: Path) -> None:

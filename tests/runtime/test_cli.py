@@ -91,6 +91,17 @@ def test_a_missing_image_is_misuse(small_bundle: Path, tmp_path: Path) -> None:
     assert "no image at" in error(vcut("run", small_bundle, tmp_path / "x.jpg", "-q"), 2)
 
 
+def test_what_is_finished_is_saved_before_the_next_image(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    images = (photo_file, tmp_path / "broken.jpg")
+    assert "not an image" in error(vcut("run", small_bundle, *images, "-o", tmp_path / "out.gif", "-q"), 2)
+    assert (tmp_path / "out-1.gif").is_file()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_run(small_bundle: Path, photo_file: Path) -> None:
+    assert "is no folder" in error(vcut("run", small_bundle, photo_file, "-o", photo_file / "out.mp4"), 2)
+
+
 def test_a_missing_argument_is_misuse() -> None:
     assert "Missing argument" in error(vcut("run"), 2)
 
@@ -104,6 +115,10 @@ def test_inspect_shows_graphs_hashes_and_backends(small_bundle: Path) -> None:
     assert done.returncode == 0, done.stderr
     for word in ("semantic_binding", "quality_improvement", "unet.weights", "fp32", "hashes match", "onnxruntime-cpu"):
         assert word in done.stdout
+
+
+def test_inspect_cuts_nothing_off_at_80_columns(small_bundle: Path) -> None:
+    assert "…" not in vcut("inspect", small_bundle).stdout
 
 
 def test_inspect_as_json(small_bundle: Path) -> None:
