@@ -138,7 +138,7 @@ def test_newer_schema_is_refused_whatever_else_it_says(version: int) -> None:
 def test_impossible_schema_is_refused(version: int) -> None:
     message = refusal({**plain(), "schema_version": version})
     assert f"impossible schema version {version}" in message
-    assert message.endswith("export the bundle again")
+    assert message.endswith("export the bundle again with --force")
 
 
 def test_missing_schema_version_is_refused() -> None:
@@ -170,7 +170,7 @@ def test_schema_version_of_another_type_is_refused(version: Any) -> None:
 def test_what_is_not_json_is_refused(data: bytes) -> None:
     message = refusal(data)
     assert "is not JSON" in message
-    assert message.endswith("export the bundle again")
+    assert message.endswith("export the bundle again with --force")
 
 
 @pytest.mark.parametrize("size", [1, 100, -3])
@@ -182,7 +182,7 @@ def test_truncated_manifest_is_refused(size: int) -> None:
 def test_other_encodings_are_refused(encoding: str) -> None:
     message = refusal(encode(example()).decode().encode(encoding))
     assert "is not JSON" in message
-    assert message.endswith("export the bundle again")
+    assert message.endswith("export the bundle again with --force")
 
 
 @pytest.mark.parametrize("field", [name for name in plain() if name != "schema_version"])
@@ -191,7 +191,7 @@ def test_missing_field_is_named(field: str) -> None:
     del value[field]
     message = refusal(value)
     assert f"missing required field `{field}`" in message
-    assert message.endswith("export the bundle again")
+    assert message.endswith("export the bundle again with --force")
 
 
 def test_missing_field_of_a_graph_is_named_with_its_place() -> None:
@@ -213,7 +213,7 @@ def test_unknown_field_is_named(record: tuple[str | int, ...]) -> None:
     inner["surprise"] = 1
     message = refusal(value)
     assert "unknown field `surprise`" in message
-    assert message.endswith("export the bundle again")
+    assert message.endswith("export the bundle again with --force")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_unknown_field_is_named(record: tuple[str | int, ...]) -> None:
 def test_wrong_type_is_named_with_its_place(field: str, wrong: Any) -> None:
     message = refusal({**plain(), field: wrong})
     assert f"at `$.{field}" in message
-    assert message.endswith("export the bundle again")
+    assert message.endswith("export the bundle again with --force")
 
 
 @settings(deadline=None)
