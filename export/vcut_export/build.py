@@ -97,10 +97,9 @@ def weight_bytes(plan: Plan) -> int:
     unet = weights.empty(plan.checkpoint, "unet", UNetSpatioTemporalConditionModel)
     vae = weights.empty(plan.checkpoint, "vae", AutoencoderKLTemporalDecoder)
     encoder = weights.empty(plan.checkpoint, "image_encoder", CLIPVisionModelWithProjection)
-    size = DTYPES[plan.precision].itemsize
-    count = {id(m): sum(p.numel() for p in m.parameters()) for m in (unet, encoder, vae.decoder, vae.encoder)}
-    body = count[id(unet)] + count[id(encoder)] + count[id(vae.decoder)]
-    return body * size + count[id(vae.encoder)] * 4
+    body = sum(p.numel() for module in (unet, encoder, vae.decoder) for p in module.parameters())
+    vae_encoder = sum(p.numel() for p in vae.encoder.parameters())
+    return body * DTYPES[plan.precision].itemsize + vae_encoder * 4
 
 
 def vae_encoder_dtype(plan: Plan) -> torch.dtype:

@@ -266,9 +266,7 @@ def _with_weights(plan: Plan, clock: _Clock) -> Plan:
     if plan.checkpoint.hub is None or plan.checkpoint.seed is not None:
         return plan
     with clock("download"):
-        checkpoint = download(plan.checkpoint, plan.precision)
-    check_weights(checkpoint, plan.precision)
-    return replace(plan, checkpoint=checkpoint)
+        return replace(plan, checkpoint=download(plan.checkpoint, plan.precision))
 
 
 def _check_disk(root: Path, need: int) -> None:

@@ -88,7 +88,8 @@ def run(
     bias: QualityBias = "cond" if quality_bias == "cond" else "mean"
     if fit not in ("stretch", "crop"):
         raise UsageError(f"unknown --fit {fit!r}: choose stretch or crop")
-    pipeline = Pipeline.load(bundle, backend, threads=threads)
+    cut = BUNDLE_DEFAULT if cut_step is None else parse_cut_step(cut_step)
+    pipeline = Pipeline.load(bundle, backend, threads=threads)  # reads every file: after what a look can refuse
     first = secrets.randbelow(2**31) if seed is None else seed
     results: list[dict[str, Any]] = []
     for i, (image, path) in enumerate(zip(images, outputs, strict=True)):  # each is saved before the next begins
@@ -96,7 +97,7 @@ def run(
             video = pipeline(
                 image,
                 num_inference_steps=num_inference_steps,
-                cut_step=BUNDLE_DEFAULT if cut_step is None else parse_cut_step(cut_step),
+                cut_step=cut,
                 quality_bias=bias,
                 min_guidance_scale=min_guidance_scale,
                 max_guidance_scale=max_guidance_scale,
