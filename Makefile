@@ -7,7 +7,7 @@ DEMO := demo
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[export,dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[export,tensorrt-rtx,dev]' --constraint constraints.txt
 	touch $@
 
 # Compiles svd-tiny and turns a photograph that scikit-image ships into a video.

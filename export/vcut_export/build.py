@@ -21,7 +21,8 @@ from vcut_export.onnx_files import write_graph, write_weights
 from vcut_export.plan import WEIGHTS, Plan
 from vcut_export.tracing import GraphSpec, trace_all
 from vcut_runtime import __version__
-from vcut_runtime.manifest import BiasSlice, FileEntry, GraphEntry, TensorSpec
+from vcut_runtime.graphs import graph_tensors
+from vcut_runtime.manifest import BiasSlice, FileEntry, GraphEntry
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -150,32 +151,14 @@ class _Writer:
 
 
 def _spec(plan: Plan, name: str, bias: int) -> GraphSpec:
-    """The graph's inputs and outputs, as the design's table gives them."""
-    latent = (plan.latent_channels, plan.latent_height, plan.latent_width)
-    image, video = (1, 3, plan.height, plan.width), (1, plan.frames, *latent)
-    step: dict[str, tuple[int | str, ...]] = {
-        "latents": video,
-        "image_latents": (1, *latent),
-        "sca_bias": (2 if name == "semantic_binding" else 1, bias),
-        "sigma": (1,),
-        "sigma_next": (1,),
-        "added_time_ids": (1, 3),
-    }
-    sides: dict[str, tuple[Mapping[str, tuple[int | str, ...]], Mapping[str, tuple[int | str, ...]]]] = {
-        "condition": (
-            {"image": image, "noise": image, "noise_aug_strength": (1,)},
-            {"image_latents": (1, *latent), "sca_bias": (2, bias)},
-        ),
-        "semantic_binding": ({**step, "guidance_scale": (plan.frames,)}, {"next_latents": video}),
-        "quality_improvement": (step, {"next_latents": video}),
-        "decode": ({"latents": ("n", *latent)}, {"frames": ("n", plan.height, plan.width, 3)}),
-    }
-
-    def tensors(side: Mapping[str, tuple[int | str, ...]]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(k, "uint8" if k == "frames" else "float32", shape) for k, shape in side.items())
-
-    inputs, outputs = sides[name]
-    return GraphSpec(name, tensors(inputs), tensors(outputs), for_cpu=plan.precision == "fp32")
+    tensors = graph_tensors(
+        frames=plan.frames,
+        height=plan.height,
+        width=plan.width,
+        latent=(plan.latent_channels, plan.latent_height, plan.latent_width),
+        bias_channels=bias,
+    )[name]
+    return GraphSpec(name, tensors.inputs, tensors.outputs, for_cpu=plan.precision == "fp32")
 
 
 _DESCRIPTIONS = {

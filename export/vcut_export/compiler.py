@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,10 +15,11 @@ from typing import Any, Literal
 from vcut_export.checkpoint import resolve
 from vcut_export.plan import DEFAULT_STEPS, WEIGHTS, Plan, make_manifest, make_plan
 from vcut_export.weights import check_weights, download
-from vcut_runtime.backends import check_cpu
 from vcut_runtime.bundle import MANIFEST, Bundle, check_hashes, open_bundle
 from vcut_runtime.errors import BundleError, UsageError, VcutError
+from vcut_runtime.machine import peak_memory
 from vcut_runtime.manifest import FileEntry, GraphEntry, Manifest, Precision, Tca, encode
+from vcut_runtime.onnxruntime_backend import check_cpu
 
 Stage = Callable[[str], AbstractContextManager[None]]
 
@@ -133,12 +132,6 @@ def export(
     elif verify:
         errors = _verify(root, plan, clock)
     return ExportResult(root, manifest, stale, errors, clock.seconds, peak_memory())
-
-
-def peak_memory() -> int:
-    """Return the peak resident memory, in bytes, of this process or of its largest child."""
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @dataclass

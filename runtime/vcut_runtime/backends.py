@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from vcut_runtime.bundle import Bundle
+from vcut_runtime.bundle import Bundle, check_hashes
 from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.manifest import Manifest
+from vcut_runtime.manifest import EngineLibrary, EngineSet
 
-BACKENDS = ("onnxruntime-cuda", "onnxruntime-cpu")  # in order of preference
-NO_CUDA = "on a machine with an NVIDIA driver, pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")  # in order of preference
 
 
 class Backend(Protocol):
-    """Loads and runs the graphs of one bundle."""
+    """Loads and runs the graphs of one bundle. ``notes`` says what a user should know about how."""
 
     name: str
+    notes: list[str]
+
+    def load(self, graph: str) -> None:
+        """Load ``graph`` now rather than at its first run."""
+        ...
 
     def upload(self, value: np.ndarray) -> Any:
         """Copy an array to where the graphs run."""
@@ -30,155 +34,162 @@ class Backend(Protocol):
         ...
 
     def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Run ``graph`` on uploaded inputs, loading it if it is not loaded yet."""
+        """Run ``graph`` on uploaded inputs, loading it if it is not loaded yet; may return before it is done.
+
+        What it returns is valid until ``graph`` runs again.
+        """
         ...
 
-    def load(self, graph: str) -> None:
-        """Load ``graph`` now rather than at its first run."""
+    def mark(self) -> Any:
+        """Return a point in the work asked for so far."""
+        ...
+
+    def wait(self, mark: Any) -> None:
+        """Wait until the work before ``mark`` is done."""
+        ...
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Return the time between two marks."""
+        ...
+
+    def peak_memory(self) -> int | None:
+        """Return the peak of device memory in bytes, None where there is no device."""
+        ...
+
+    def max_decode_chunk(self) -> int | None:
+        """Return how many frames can be decoded at a time, None for any number."""
         ...
 
 
-def available_backends() -> list[str]:
-    """Return the backends that this machine and installation can run, best first."""
-    import onnxruntime as ort
+@dataclass(frozen=True)
+class Options:
+    """How to run; what a backend has no use for it ignores.
 
-    cuda = "CUDAExecutionProvider" in ort.get_available_providers() and _has_cuda_driver()
-    return [name for name in BACKENDS if name != "onnxruntime-cuda" or cuda]
+    Attributes:
+        threads: CPU threads of ONNX Runtime; its own choice if None.
+        low_memory: keep one engine's weights at a time on the GPU; None: only where not all fit.
+        cuda_graphs: launch each step as one captured CUDA graph.
+    """
+
+    threads: int | None = None
+    low_memory: bool | None = None
+    cuda_graphs: bool = True
 
 
-def open_backend(bundle: Bundle, name: str = "auto", threads: int | None = None) -> Backend:
-    """Choose a backend for ``bundle``.
+@dataclass(frozen=True)
+class Choice:
+    """A backend that can run a bundle here, and why it was chosen or what speaks for it."""
+
+    name: str
+    reason: str
+    open: Callable[[Options], Backend]
+
+
+def open_backend(bundle: Bundle, name: str = "auto", options: Options | None = None) -> Backend:
+    """Choose a backend for ``bundle`` and open it; see :func:`choose`."""
+    chosen = choose(bundle, name)
+    backend = chosen.open(options or Options())
+    if name == "auto":
+        backend.notes.insert(0, f"{chosen.name}: {chosen.reason}")
+    return backend
+
+
+def choose(bundle: Bundle, name: str = "auto") -> Choice:
+    """Return the best backend that can run ``bundle`` here, or the one named.
 
     Raises:
         UsageError: the name is unknown, or what it needs is not here.
+        VcutError: nothing here can run this bundle; the message says why its engines and the CPU cannot.
     """
-    if name != "auto" and name not in BACKENDS:
-        raise UsageError(f"unknown backend {name!r}: choose auto, {' or '.join(BACKENDS)}")
-    here = available_backends()
-    if name != "auto" and name not in here:
-        raise UsageError(f"backend {name} is not available here: {NO_CUDA}")
-    chosen = here[0] if name == "auto" else name
-    if chosen == "onnxruntime-cpu":
-        check_cpu(bundle.manifest)
-    return OnnxRuntimeBackend(bundle, chosen, threads)
-
-
-class OnnxRuntimeBackend:
-    """ONNX Runtime on the CPU or, where its package has it, on CUDA."""
-
-    def __init__(self, bundle: Bundle, name: str, threads: int | None = None) -> None:
-        self.name = name
-        self._bundle = bundle
-        self._device = "cuda" if name == "onnxruntime-cuda" else "cpu"
-        self._threads = threads
-        self._sessions: dict[str, Any] = {}
-        weights = {entry.weights: bundle.manifest.weights[entry.weights] for entry in bundle.manifest.graphs.values()}
-        # Each session holds its own copy of the weights; without room for all, only the running graph stays.
-        self._keep = 4 * sum(entry.bytes for entry in weights.values()) < _total_memory()
-
-    def load(self, graph: str) -> None:
-        """Create the session of ``graph``.
-
-        Raises:
-            VcutError: ONNX Runtime refuses the graph.
-        """
-        if graph in self._sessions:
-            return
-        if not self._keep:
-            self._sessions.clear()
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if self._threads:
-            options.intra_op_num_threads = self._threads
-        cuda = ["CUDAExecutionProvider"] if self._device == "cuda" else []
-        path = self._bundle.path(self._bundle.manifest.graphs[graph])
+    if name != "auto":
+        return _choice(bundle, name)
+    refusals: list[str] = []
+    for candidate in BACKENDS:
         try:
-            session = ort.InferenceSession(path, options, providers=[*cuda, "CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise VcutError(f"ONNX Runtime cannot load {path.name}: {_first_line(error)}") from None
-        if cuda and "CUDAExecutionProvider" not in session.get_providers():
-            raise VcutError("ONNX Runtime could not start CUDA: check the driver, or use --backend onnxruntime-cpu")
-        self._sessions[graph] = session
+            found = _choice(bundle, candidate)
+        except VcutError as error:
+            refusals.append(str(error))
+            continue
+        if found.name == BACKENDS[-1]:
+            engines = refusals[_first_with(bundle)] if bundle.manifest.engines else "the bundle has no engines"
+            return Choice(found.name, f"nothing faster can run here, {engines}", found.open)
+        return found
+    raise VcutError("; ".join(dict.fromkeys((refusals[_first_with(bundle)], refusals[-1]))))
 
-    def upload(self, value: np.ndarray) -> Any:
-        """Return an ``OrtValue`` on the backend's device."""
-        import onnxruntime as ort
 
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._device, 0)
-
-    def download(self, value: Any) -> np.ndarray:
-        """Return an ``OrtValue`` as an array."""
-        return value.numpy()
-
-    def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Run ``graph``; outputs stay on the device.
-
-        Raises:
-            VcutError: ONNX Runtime failed, for instance for want of memory.
-        """
-        self.load(graph)
-        session = self._sessions[graph]
-        binding = session.io_binding()
-        names = [output.name for output in session.get_outputs()]
+def verdicts(bundle: Bundle) -> dict[str, str]:
+    """Return for each backend whether it can run ``bundle`` here: ``yes: why`` or ``no: why not``."""
+    result = {}
+    for name in BACKENDS:
         try:
-            for name, value in inputs.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in names:
-                binding.bind_output(name, self._device)
-            session.run_with_iobinding(binding)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise VcutError(f"ONNX Runtime failed in {graph}: {_first_line(error)}") from None
-        return dict(zip(names, binding.get_outputs(), strict=True))
+            result[name] = f"yes: {_choice(bundle, name).reason}"
+        except VcutError as error:
+            result[name] = f"no: {error}"
+    return result
 
 
-def attention_bytes(manifest: Manifest) -> int:
-    """Return the bytes of the largest attention score matrix of a guided step, which ONNX Runtime's CPU writes out."""
-    _, height, width = manifest.latent_shape
-    heads = manifest.model.configs.get("unet", {}).get("num_attention_heads", 5)  # diffusers' default for level 1
-    first = heads[0] if isinstance(heads, list) and heads else heads
-    count = first if isinstance(first, int) else 1
-    return 2 * manifest.frames * count * (height * width) ** 2 * 4
+def _choice(bundle: Bundle, name: str) -> Choice:
+    from vcut_runtime import onnxruntime_backend
+
+    if name == "tensorrt" or name == "tensorrt-rtx":
+        return _tensorrt(bundle, name)
+    if name == "onnxruntime-cuda":
+        missing = onnxruntime_backend.missing_cuda()
+        if missing:
+            raise UsageError(f"backend {name} is not available here: {missing}")
+        reason = "ONNX Runtime has CUDA and a driver"
+    elif name == "onnxruntime-cpu":
+        onnxruntime_backend.check_cpu(bundle.manifest)
+        reason = "runs anywhere"
+    else:
+        raise UsageError(f"unknown backend {name!r}: choose auto, {', '.join(BACKENDS)}")
+
+    def open_graphs(options: Options) -> Backend:
+        check_hashes(bundle, bundle.manifest.onnx_files())
+        return onnxruntime_backend.OnnxRuntimeBackend(bundle, name, options.threads)
+
+    return Choice(name, reason, open_graphs)
 
 
-def check_cpu(manifest: Manifest) -> None:
-    """Refuse what ONNX Runtime on the CPU of this machine cannot run.
-
-    Raises:
-        UsageError: the bundle's precision has no CPU kernels.
-        VcutError: a step needs more memory than the machine has.
-    """
-    if manifest.precision == "bf16":
+def _tensorrt(bundle: Bundle, name: EngineLibrary) -> Choice:
+    """Find engines of this library that are valid on this GPU, those built for exactly this GPU first."""
+    sets = {target: s for target, s in bundle.manifest.engines.items() if s.library == name}
+    if not sets:
         raise UsageError(
-            "a bf16 bundle needs a GPU, ONNX Runtime has no bf16 kernels for the CPU: "
-            "export with --precision fp32 or fp16 to run here"
+            f"the bundle has no {name} engines: run 'vcut build {bundle.root} --engines {name}', "
+            "or use another --backend"
         )
-    need, have = attention_bytes(manifest), _total_memory()
-    if need > have:
-        raise VcutError(
-            f"a step of this bundle needs {need / 2**30:.0f} GiB for attention on the CPU, this machine has "
-            f"{have / 2**30:.0f} GiB: run it on a GPU, or export with a smaller --height, --width or --frames"
-        )
+    from vcut_runtime.cuda import Cuda
+    from vcut_runtime.tensorrt_backend import TensorRtBackend
+    from vcut_runtime.tensorrt_library import load_library
+
+    library = load_library(name)
+    cuda = Cuda()
+    from vcut_runtime.engine_validity import why_invalid
+
+    refusals = {}
+    for target in sorted(sets, key=lambda t: sets[t].compute_capability != cuda.compute_capability):
+        refusal = why_invalid(bundle, target, library, cuda)
+        if refusal is None:
+            reason = f"engines {target} fit {cuda.name} (compute capability {cuda.compute_capability})"
+
+            def open_engines(options: Options, target: str = target) -> Backend:
+                return TensorRtBackend(
+                    bundle, target, library, cuda, low_memory=options.low_memory, cuda_graphs=options.cuda_graphs
+                )
+
+            return Choice(name, reason, open_engines)
+        refusals[target] = refusal
+    raise UsageError("; ".join(f"engines {target}: {refusal}" for target, refusal in refusals.items()))
 
 
-def _has_cuda_driver() -> bool:
-    """ONNX Runtime lists CUDA wherever its GPU package is; without a driver it would fail only when a graph loads."""
-    import ctypes
-
-    try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
+def _first_with(bundle: Bundle) -> int:
+    """Return which candidate has engines in the bundle: its refusal is the one that a user wants to know."""
+    libraries = {engines.library for engines in bundle.manifest.engines.values()}
+    return next((i for i, name in enumerate(BACKENDS) if name in libraries), -1)
 
 
-def _total_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on this system
-        return 1 << 62
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def describe_target(engines: EngineSet) -> str:
+    """Return what GPU a set of engines is for, in words."""
+    where = f"compute capability {engines.compute_capability}" if engines.compute_capability else "Ampere and later"
+    return f"{where} ({engines.gpu})" if engines.gpu else where

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vcut_runtime.errors import BundleError
-from vcut_runtime.manifest import GRAPHS, FileEntry, GraphEntry, Manifest, decode
+from vcut_runtime.graphs import graph_tensors
+from vcut_runtime.manifest import GRAPHS, Entry, GraphEntry, Manifest, Profile, decode
 from vcut_runtime.onnx_scan import external_locations
 
 MANIFEST = "manifest.json"
@@ -25,7 +26,7 @@ class Bundle:
     root: Path
     manifest: Manifest
 
-    def path(self, entry: GraphEntry | FileEntry) -> Path:
+    def path(self, entry: Entry) -> Path:
         """Return where a file of the manifest lies."""
         return self.root / entry.file
 
@@ -61,7 +62,7 @@ def open_bundle(root: str | Path, *, hashes: bool = True) -> Bundle:
     return bundle
 
 
-def check_hashes(bundle: Bundle, entries: Iterable[GraphEntry | FileEntry]) -> None:
+def check_hashes(bundle: Bundle, entries: Iterable[Entry]) -> None:
     """Compare each file with its sha256.
 
     Raises:
@@ -116,44 +117,62 @@ def _check_content(manifest: Manifest) -> None:
         if entry.offset != offset or entry.channels < 1:
             raise ValueError(f"the manifest's sca_bias slices do not follow each other at {entry.block}")
         offset += entry.channels
+    _check_engines(manifest)
     _check_shapes(manifest)
 
 
 def _check_shapes(manifest: Manifest) -> None:
-    """The graphs' shapes must be those that the manifest's own sizes imply, or the step loop would not fit them."""
-    latent = manifest.latent_shape
-    frames, bias = manifest.frames, manifest.bias_channels
-    image = (1, 3, manifest.height, manifest.width)
-    video = (1, frames, *latent)
-    step = {
-        "latents": video,
-        "image_latents": (1, *latent),
-        "sigma": (1,),
-        "sigma_next": (1,),
-        "added_time_ids": (1, 3),
-    }
-    wanted = {
-        "condition": (
-            {"image": image, "noise": image, "noise_aug_strength": (1,)},
-            {"image_latents": (1, *latent), "sca_bias": (2, bias)},
-        ),
-        "semantic_binding": (
-            {**step, "sca_bias": (2, bias), "guidance_scale": (frames,)},
-            {"next_latents": video},
-        ),
-        "quality_improvement": ({**step, "sca_bias": (1, bias)}, {"next_latents": video}),
-        "decode": ({"latents": ("n", *latent)}, {"frames": ("n", manifest.height, manifest.width, 3)}),
-    }
-    for name, sides in wanted.items():
-        graph = manifest.graphs[name]
-        for tensors, expected in zip((graph.inputs, graph.outputs), sides, strict=True):
-            found = {tensor.name: tensor.shape for tensor in tensors}
-            if found != expected:
-                wrong = next((k for k in {**expected, **found} if found.get(k) != expected.get(k)), name)
-                raise ValueError(f"the manifest's shape of {wrong!r} in graph {name} does not fit its sizes")
+    """Graphs and engines must have the shapes that the manifest's own sizes imply, or the step loop would not fit."""
+    wanted = graph_tensors(
+        frames=manifest.frames,
+        height=manifest.height,
+        width=manifest.width,
+        latent=manifest.latent_shape,
+        bias_channels=manifest.bias_channels,
+    )
+    holders = [(f"graph {name}", name, entry) for name, entry in manifest.graphs.items() if name in wanted]
+    for target, engines in manifest.engines.items():
+        holders += [(f"engine {name} of {target}", name, entry) for name, entry in engines.engines.items()]
+    for what, name, entry in holders:
+        for tensors, expected in zip((entry.inputs, entry.outputs), wanted[name], strict=True):
+            found, right = ({t.name: (t.dtype, t.shape) for t in side} for side in (tensors, expected))
+            if found != right:
+                wrong = next((k for k in {**right, **found} if found.get(k) != right.get(k)), name)
+                raise ValueError(f"the manifest's shape of {wrong!r} in {what} does not fit its sizes")
 
 
-def _check_file(bundle: Bundle, entry: GraphEntry | FileEntry) -> None:
+def _check_engines(manifest: Manifest) -> None:
+    """Engines must belong to graphs of this bundle, and their profiles to their dynamic inputs."""
+    for target, engines in manifest.engines.items():
+        for name, engine in engines.engines.items():
+            if name not in GRAPHS:
+                raise ValueError(f"the manifest has an engine of the unknown graph {name!r} in {target}: rebuild it")
+            graph = manifest.graphs[name]
+            if (engine.graph, engine.weights) != (graph.sha256, manifest.weights[graph.weights].sha256):
+                raise ValueError(
+                    f"the engine {name} of {target} was built from another graph than this bundle's: "
+                    "run 'vcut build' on the bundle again"
+                )
+            dynamic = {t.name: t.shape for t in engine.inputs if any(isinstance(d, str) for d in t.shape)}
+            if set(engine.profile) != set(dynamic) or not all(
+                _fits(profile, dynamic[tensor]) for tensor, profile in engine.profile.items()
+            ):
+                raise ValueError(f"the profile of engine {name} of {target} does not fit its inputs: rebuild it")
+        if min((e.activation_bytes for e in engines.engines.values()), default=0) < 0:
+            raise ValueError(f"the engines of {target} claim a negative size: rebuild them")
+
+
+def _fits(profile: Profile, shape: tuple[int | str, ...]) -> bool:
+    sides = (profile.min, profile.opt, profile.max)
+    if any(len(side) != len(shape) for side in sides):
+        return False
+    return all(
+        1 <= low <= mid <= high and (isinstance(fixed, str) or low == high == fixed)
+        for low, mid, high, fixed in zip(*sides, shape, strict=True)
+    )
+
+
+def _check_file(bundle: Bundle, entry: Entry) -> None:
     path = bundle.path(entry)
     if not path.resolve().is_relative_to(bundle.root.resolve()):
         raise BundleError(f"{bundle.root}: {entry.file} is a link that leaves the bundle: do not use this bundle")

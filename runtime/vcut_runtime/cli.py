@@ -68,8 +68,21 @@ def run(
     fit: Annotated[
         str, typer.Option(help="Fit an image of another shape: stretch (as diffusers) or crop.")
     ] = "stretch",
-    backend: Annotated[str, typer.Option(help="auto, onnxruntime-cuda or onnxruntime-cpu.")] = "auto",
+    backend: Annotated[
+        str,
+        typer.Option(help="auto, tensorrt, tensorrt-rtx, onnxruntime-cuda or onnxruntime-cpu. auto: the first that can."),
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    low_memory: Annotated[
+        bool | None,
+        typer.Option(
+            "--low-memory/--no-low-memory",
+            help="Keep one engine's weights at a time on the GPU. [default: where not all fit]",
+        ),
+    ] = None,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="Launch each step as one captured CUDA graph.")
+    ] = True,
     json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
@@ -89,7 +102,8 @@ def run(
     if fit not in ("stretch", "crop"):
         raise UsageError(f"unknown --fit {fit!r}: choose stretch or crop")
     cut = BUNDLE_DEFAULT if cut_step is None else parse_cut_step(cut_step)
-    pipeline = Pipeline.load(bundle, backend, threads=threads)  # reads every file: after what a look can refuse
+    # It reads every file that will run: after what a look can refuse.
+    pipeline = Pipeline.load(bundle, backend, threads=threads, low_memory=low_memory, cuda_graphs=cuda_graphs)
     first = secrets.randbelow(2**31) if seed is None else seed
     results: list[dict[str, Any]] = []
     for i, (image, path) in enumerate(zip(images, outputs, strict=True)):  # each is saved before the next begins
@@ -111,14 +125,27 @@ def run(
             )
         video.save(path)
         seconds = {stage: round(value, 3) for stage, value in video.timings.items()}
-        results.append({"image": str(image), "output": str(path), "seed": video.seed, "seconds": seconds})
+        results.append(
+            {
+                "image": str(image),
+                "output": str(path),
+                "seed": video.seed,
+                "seconds": seconds,
+                "peak_device_memory_bytes": video.peak_memory,
+            }
+        )
         if not quiet and not json:
             times = ", ".join(f"{stage.replace('_', ' ')} {value:.1f} s" for stage, value in video.timings.items())
+            memory = f", {video.peak_memory / 1e9:.1f} GB of GPU memory" if video.peak_memory else ""
             stderr.print(
-                f"[bold]{escape(str(path))}[/bold]  seed {video.seed}, {pipeline.backend.name}: {times}", soft_wrap=True
+                f"[bold]{escape(str(path))}[/bold]  seed {video.seed}, {pipeline.backend.name}: {times}{memory}",
+                soft_wrap=True,
             )
     if json:
-        print_json({"backend": pipeline.backend.name, "videos": results})
+        print_json({"backend": pipeline.backend.name, "notes": pipeline.backend.notes, "videos": results})
+    elif not quiet:
+        for note in pipeline.backend.notes:
+            stderr.print(f"[dim]{escape(note)}[/dim]", soft_wrap=True)
 
 
 @app.command()

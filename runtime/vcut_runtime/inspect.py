@@ -9,9 +9,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vcut_runtime.backends import BACKENDS, NO_CUDA, available_backends, check_cpu
+from vcut_runtime.backends import describe_target, verdicts
 from vcut_runtime.bundle import open_bundle
-from vcut_runtime.errors import VcutError
 from vcut_runtime.manifest import TensorSpec
 
 
@@ -21,19 +20,8 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
     Raises:
         BundleError: it is damaged, foreign or unsafe.
     """
-    manifest = open_bundle(root, hashes=hashes).manifest
-    backends: dict[str, str] = {}
-    here = available_backends()
-    for name in BACKENDS:
-        if name not in here:
-            backends[name] = f"no: {NO_CUDA}"
-            continue
-        try:
-            if name == "onnxruntime-cpu":
-                check_cpu(manifest)
-            backends[name] = "yes"
-        except VcutError as error:
-            backends[name] = f"no: {error}"
+    bundle = open_bundle(root, hashes=hashes)
+    manifest = bundle.manifest
     model = manifest.model
     return {
         "bundle": str(root),
@@ -69,7 +57,29 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
             name: {"file": entry.file, "bytes": entry.bytes, "sha256": entry.sha256}
             for name, entry in manifest.weights.items()
         },
-        "runs_here": backends,
+        "engines": {
+            target: {
+                "library": engines.library,
+                "version": engines.version,
+                "compute_capability": engines.compute_capability,
+                "for": describe_target(engines),
+                "engines": {
+                    name: {
+                        "file": engine.file,
+                        "bytes": engine.bytes,
+                        "sha256": engine.sha256,
+                        "activation_bytes": engine.activation_bytes,
+                        "weight_bytes": engine.weight_bytes,
+                        "layers": engine.layers,
+                        "build_seconds": engine.build_seconds,
+                        "profile": {tensor: [list(p.min), list(p.opt), list(p.max)] for tensor, p in engine.profile.items()},
+                    }
+                    for name, engine in engines.engines.items()
+                },
+            }
+            for target, engines in manifest.engines.items()
+        },
+        "runs_here": verdicts(bundle),
     }
 
 
@@ -95,6 +105,13 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
     for name, entry in d["weights"].items():
         files.add_row(name, _size(entry["bytes"]), entry["sha256"][:12])
     yield files
+    for target, engines in d["engines"].items():
+        yield f"engines {target}: {engines['library']} {engines['version']}, {engines['for']}"
+        table = Table("engine", "size", "activations", "weights", "layers", "built in")
+        for name, engine in engines["engines"].items():
+            sizes = [_size(engine[key]) for key in ("bytes", "activation_bytes", "weight_bytes")]
+            table.add_row(name, *sizes, str(engine["layers"]), f"{engine['build_seconds']:.0f} s")
+        yield table
     backends = Table("backend", "runs here")
     for name, verdict in d["runs_here"].items():
         backends.add_row(name, Text(verdict))  # its brackets are no markup

@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no engines and is still read
 GRAPHS = ("condition", "semantic_binding", "quality_improvement", "decode")
 
 Precision = Literal["fp16", "bf16", "fp32"]
 Tca = Literal["remove", "fold"]
+EngineLibrary = Literal["tensorrt", "tensorrt-rtx"]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,6 +44,42 @@ class GraphEntry(_Record, frozen=True):
     key: str  # fingerprint of everything the graph was made from
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+class Profile(_Record, frozen=True):
+    """Shapes of one dynamic input that an engine accepts and was optimised for."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+class EngineEntry(_Record, frozen=True):
+    """One graph as a TensorRT engine."""
+
+    file: str
+    bytes: int
+    sha256: str
+    key: str  # fingerprint of everything the engine was made from
+    graph: str  # sha256 of the ONNX graph it was made from
+    weights: str  # sha256 of that graph's weights file
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profile: dict[str, Profile]  # by dynamic input
+    activation_bytes: int  # device memory of a run, as the builder reports it
+    weight_bytes: int  # device memory of the weights
+    layers: int  # after the builder's fusions
+    build_seconds: float
+
+
+class EngineSet(_Record, frozen=True):
+    """Engines of one library for one kind of GPU."""
+
+    library: EngineLibrary
+    version: str  # of the library that built them and alone can load them
+    compute_capability: str | None  # such as "8.6"; None runs on Ampere and later
+    gpu: str | None  # what they were built on or for, in words
+    engines: dict[str, EngineEntry]  # by graph
 
 
 class Model(_Record, frozen=True):
@@ -102,6 +139,7 @@ class Manifest(_Record, frozen=True):
     sca_bias: tuple[BiasSlice, ...]
     graphs: dict[str, GraphEntry]
     weights: dict[str, FileEntry]
+    engines: dict[str, EngineSet] = msgspec.field(default_factory=dict)  # by target
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -113,9 +151,20 @@ class Manifest(_Record, frozen=True):
         """N, the width of ``sca_bias``."""
         return sum(entry.channels for entry in self.sca_bias)
 
-    def files(self) -> list[GraphEntry | FileEntry]:
+    def files(self) -> list[Entry]:
         """Return every file the manifest vouches for."""
+        return [*self.onnx_files(), *self.engine_files()]
+
+    def onnx_files(self) -> list[Entry]:
+        """Return the graphs and their weights."""
         return [*self.graphs.values(), *self.weights.values()]
+
+    def engine_files(self) -> list[Entry]:
+        """Return the engines of every target."""
+        return [entry for target in self.engines.values() for entry in target.engines.values()]
+
+
+Entry = GraphEntry | FileEntry | EngineEntry
 
 
 def encode(manifest: Manifest) -> bytes:

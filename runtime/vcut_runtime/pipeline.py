@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypedDict, Unpack, cast, overload
 import numpy as np
 
 from vcut_runtime.backends import Backend, open_backend
+from vcut_runtime.backends import Options as BackendOptions
 from vcut_runtime.bundle import Bundle, open_bundle
 from vcut_runtime.errors import UsageError
 from vcut_runtime.images import Fit, ImageLike, load_image
@@ -80,20 +81,31 @@ class Pipeline:
         self.backend = backend
 
     @classmethod
-    def load(cls, bundle: str | Path | Bundle, backend: str = "auto", *, threads: int | None = None) -> Pipeline:
-        """Check ``bundle`` whole, hashes included, and choose what runs it.
+    def load(
+        cls,
+        bundle: str | Path | Bundle,
+        backend: str = "auto",
+        *,
+        threads: int | None = None,
+        low_memory: bool | None = None,
+        cuda_graphs: bool = True,
+    ) -> Pipeline:
+        """Check ``bundle`` and choose what runs it; every file is compared with its sha256 before it is loaded.
 
         Args:
             bundle: the bundle's folder, or an opened bundle.
-            backend: ``auto``, ``onnxruntime-cuda`` or ``onnxruntime-cpu``.
+            backend: ``tensorrt``, ``tensorrt-rtx``, ``onnxruntime-cuda``, ``onnxruntime-cpu``, or ``auto``: the first
+                of these that can run this bundle here. ``pipeline.backend.notes`` says what was chosen and why.
             threads: CPU threads of ONNX Runtime; its own choice by default.
+            low_memory: keep the weights of one TensorRT engine at a time on the GPU; by default only where not all fit.
+            cuda_graphs: launch each TensorRT step as one captured CUDA graph.
 
         Raises:
             BundleError: the bundle is damaged, foreign or unsafe.
             UsageError: the backend is unknown or cannot run this bundle here.
         """
-        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        return cls(opened, open_backend(opened, backend, threads))
+        opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, hashes=False)
+        return cls(opened, open_backend(opened, backend, BackendOptions(threads, low_memory, cuda_graphs)))
 
     @property
     def manifest(self) -> Manifest:
@@ -158,8 +170,14 @@ class Pipeline:
             raise UsageError(f"num_inference_steps is {steps}: give at least 1")
         cut = default_cut_step(manifest, steps) if cut_step == BUNDLE_DEFAULT else check_cut_step(cut_step, steps)
         chunk = manifest.decode_chunk if decode_chunk is None else decode_chunk
+        most = self.backend.max_decode_chunk()
         if chunk < 1:
             raise UsageError(f"decode_chunk is {chunk}: give at least 1 frame")
+        if most is not None and chunk > most:
+            raise UsageError(
+                f"decode_chunk is {chunk}, the decode engine takes up to {most} frames: give at most {most}, "
+                f"or run 'vcut build --decode-chunk {chunk}'"
+            )
         if not 1 <= fps <= 1000:
             raise UsageError(f"fps is {fps}: give at least 1 and at most 1000")
         if noise_aug_strength < 0:
@@ -212,25 +230,31 @@ class Pipeline:
         return videos if several else videos[0]
 
     def _one(self, run: _Run, image: np.ndarray, noise: np.ndarray, latents: np.ndarray, seed: int | None) -> Video:
-        timings: dict[str, float] = {}
+        clock = _Clock(self.backend)
         run.progress("condition", 0, 1)
-        self._load("condition", timings)
-        with _timed(timings, "condition"):
+        self._load("condition", clock)
+        with clock.stage("condition"):
             strength = np.array([run.noise_aug_strength], dtype=np.float32)
             inputs = {"image": image, "noise": noise, "noise_aug_strength": strength}
             condition = self.backend.run("condition", {name: self.backend.upload(v) for name, v in inputs.items()})
+        clock.wait()
         run.progress("condition", 1, 1)
         scale = np.float32(self.manifest.scheduler.initial_noise_scale)
-        latents = self._denoise(run, latents * scale, condition, timings)
-        return Video(frames=self._decode(run, latents, timings), fps=run.fps, seed=seed, timings=timings)
+        latents = self._denoise(run, latents * scale, condition, clock)
+        frames = self._decode(run, latents, clock)
+        return Video(frames, run.fps, seed, clock.seconds(), self.backend.peak_memory())
 
-    def _denoise(
-        self, run: _Run, start: np.ndarray, condition: dict[str, Any], timings: dict[str, float]
-    ) -> np.ndarray:
-        """The step loop: ``start`` [1, F, C, h, w] is scaled noise; latents stay with the backend throughout."""
+    def _denoise(self, run: _Run, start: np.ndarray, condition: dict[str, Any], clock: _Clock) -> np.ndarray:
+        """The step loop: ``start`` [1, F, C, h, w] is scaled noise; latents stay with the backend throughout.
+
+        A step is asked for while the one before it runs, so that the device never waits for this loop; progress tells
+        of steps that are done.
+        """
         upload, download = self.backend.upload, self.backend.download
         ids = added_time_ids(run.fps, run.motion_bucket_id, run.noise_aug_strength)
         common = {"image_latents": condition["image_latents"], "added_time_ids": upload(ids)}
+        levels = [run.steps[0].sigma, *(step.sigma_next for step in run.steps)]
+        sigmas = [upload(np.array([level], dtype=np.float32)) for level in levels]
         latents = upload(start)
         for stage, group in groupby(run.steps, key=lambda step: step.stage):
             steps = list(group)
@@ -243,33 +267,65 @@ class Pipeline:
                 graph = "quality_improvement"
                 constant = {"sca_bias": upload(stage_bias(download(condition["sca_bias"]), kind))}
             run.progress(stage, 0, len(steps))
-            self._load(graph, timings)
+            self._load(graph, clock)
             for done, step in enumerate(steps, start=1):
-                with _timed(timings, stage):
-                    sigmas = {"sigma": step.sigma, "sigma_next": step.sigma_next}
-                    scalars = {name: upload(np.array([v], dtype=np.float32)) for name, v in sigmas.items()}
+                with clock.stage(stage):
+                    scalars = {"sigma": sigmas[step.index - 1], "sigma_next": sigmas[step.index]}
                     outputs = self.backend.run(graph, {"latents": latents, **scalars, **common, **constant})
                     latents = outputs["next_latents"]
-                run.progress(stage, done, len(steps))
+                clock.wait(behind=0 if done == len(steps) else 1)
+                if done == len(steps):
+                    run.progress(stage, done, len(steps))
+                elif done > 1:
+                    run.progress(stage, done - 1, len(steps))
                 if run.callback:
                     run.callback(step, download(latents))
         return download(latents)
 
-    def _decode(self, run: _Run, latents: np.ndarray, timings: dict[str, float]) -> np.ndarray:
+    def _decode(self, run: _Run, latents: np.ndarray, clock: _Clock) -> np.ndarray:
         """Latents [1, F, C, h, w] to frames [F, H, W, 3], a chunk at a time."""
         total, chunks = latents.shape[1], []
         run.progress("decode", 0, total)
-        self._load("decode", timings)
+        self._load("decode", clock)
         for start in range(0, total, run.decode_chunk):
-            with _timed(timings, "decode"):
-                chunk = self.backend.upload(latents[0, start : start + run.decode_chunk])
-                chunks.append(self.backend.download(self.backend.run("decode", {"latents": chunk})["frames"]))
+            chunk = self.backend.upload(latents[0, start : start + run.decode_chunk])
+            with clock.stage("decode"):
+                frames = self.backend.run("decode", {"latents": chunk})["frames"]
+            chunks.append(self.backend.download(frames))
             run.progress("decode", min(start + run.decode_chunk, total), total)
         return np.concatenate(chunks)
 
-    def _load(self, graph: str, timings: dict[str, float]) -> None:
-        with _timed(timings, "load"):
-            self.backend.load(graph)
+    def _load(self, graph: str, clock: _Clock) -> None:
+        start = time.perf_counter()
+        self.backend.load(graph)
+        clock.loading += time.perf_counter() - start
+
+
+class _Clock:
+    """Times the stages of one video in the backend's own time: a device's clock where there is a device."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.marks: list[tuple[str, Any, Any]] = []
+        self.loading = 0.0  # seconds, on the host
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = self.backend.mark()
+        yield
+        self.marks.append((name, start, self.backend.mark()))
+
+    def wait(self, behind: int = 0) -> None:
+        """Wait for everything timed so far but the last ``behind`` pieces of work."""
+        if len(self.marks) > behind:
+            self.backend.wait(self.marks[-1 - behind][2])
+
+    def seconds(self) -> dict[str, float]:
+        """Return the time spent in each stage, and in loading."""
+        result = {"load": self.loading}
+        for name, start, end in self.marks:
+            result[name] = result.get(name, 0.0) + self.backend.seconds(start, end)
+        return result
 
 
 def _injected(name: str, value: np.ndarray | None, shape: tuple[int, ...], images: int) -> list[np.ndarray]:
@@ -280,10 +336,3 @@ def _injected(name: str, value: np.ndarray | None, shape: tuple[int, ...], image
     if value.shape[1:] != shape[1:] or value.shape[0] not in (1, images):
         raise UsageError(f"{name} has shape {list(value.shape)}, this bundle wants {list(shape)} for each image")
     return [value[i : i + 1] if value.shape[0] == images else value for i in range(images)]
-
-
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start

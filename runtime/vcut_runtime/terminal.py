@@ -99,6 +99,28 @@ def progress_bars(quiet: bool) -> Iterator[Any]:
         yield progress
 
 
+@contextmanager
+def build_progress(quiet: bool) -> Iterator[Any]:
+    """Yield a ``progress(graph, phase, done, total)`` function: a line per engine, with the builder's own phase."""
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/green]"),
+        TextColumn("{task.description:26}"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[phase]}[/dim]"),
+    )
+    with Progress(*columns, console=stderr, disable=quiet) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(graph: str, phase: str, done: int, total: int) -> None:
+            if graph not in tasks:
+                tasks[graph] = bars.add_task(f"engine {graph}", total=1, phase="")
+            finished = phase == "done"
+            steps = f" {done}/{total}" if total > 1 and done else ""
+            bars.update(tasks[graph], phase="" if finished else f"{phase}{steps}", completed=1 if finished else 0)
+
+        yield progress
+
+
 def _complain(message: str, code: int) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -23,7 +23,8 @@ class Video:
     frames: np.ndarray
     fps: int
     seed: int | None = None  # None where latents and noise were both injected
-    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by stage
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by stage, of the GPU's clock on a GPU
+    peak_memory: int | None = None  # device memory in bytes; None without a device
 
     def save(self, path: str | Path) -> Path:
         """Write the video and return its path: ``.mp4``, ``.gif``, ``.webp``, or a folder of PNGs if it has no suffix.

@@ -1,0 +1,404 @@
+"""A bundle's graphs to engines, and the engines into the bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from platformdirs import user_cache_path, user_log_path
+
+from vcut_engines import compile as recipe_source
+from vcut_engines.compile import Compiled, Job, Recipe, explain
+from vcut_engines.targets import Target, choose_target
+from vcut_runtime.bundle import MANIFEST, Bundle, check_hashes, open_bundle, sha256
+from vcut_runtime.errors import BundleError, UsageError, VcutError
+from vcut_runtime.machine import peak_memory, total_memory
+from vcut_runtime.manifest import (
+    GRAPHS,
+    SCHEMA_VERSION,
+    EngineEntry,
+    EngineSet,
+    GraphEntry,
+    Manifest,
+    Profile,
+    encode,
+)
+from vcut_runtime.tensorrt_library import TITLES
+
+Progress = Callable[[str, str, int, int], None]
+_BYTES_PER_WEIGHT_BYTE = 3.4  # of host memory, measured: SVD-XT's UNet of 2.65 GB takes 8.8 GB to build
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build did.
+
+    Attributes:
+        bundle: the bundle's folder.
+        target: the engines' key in the manifest, None if there was nothing to build with.
+        reason: why there is no target, in one line.
+        built: the graphs whose engines were made in this call; the others were there already.
+        engines: the target's engines by graph.
+        warnings: of the library, that a user can act on, by graph.
+        seconds: duration by graph, and ``check``: reading the graphs.
+        peak_memory: resident, in bytes, of this process or of its largest child.
+    """
+
+    bundle: Path
+    target: str | None
+    reason: str
+    built: tuple[str, ...] = ()
+    engines: Mapping[str, EngineEntry] = field(default_factory=dict)
+    warnings: Mapping[str, list[str]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory: int = 0
+
+
+def build(
+    bundle: str | Path,
+    *,
+    engines: str = "auto",
+    gpu: str | None = None,
+    decode_chunk: int | None = None,
+    force: bool = False,
+    verbose: bool = False,
+    progress: Progress = lambda graph, phase, done, total: None,
+) -> BuildResult:
+    """Build the engines of ``bundle`` for one target and put them into it.
+
+    An engine already there and made from the same graph, by the same library, with the same options, is kept. The
+    bundle is as it was until all engines are made.
+
+    Args:
+        bundle: the bundle's folder.
+        engines: the library, see :func:`vcut_engines.choose_target`.
+        gpu: what to build for, see there.
+        decode_chunk: most frames that the decode engine takes at a time; the bundle's default if None.
+        force: build all engines again.
+        verbose: write the library's log to standard error as it comes.
+        progress: called with the graph, the builder's phase, its steps done and in all.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        UsageError: the library cannot build for that GPU, or is not there.
+        VcutError: a build failed; the bundle is as it was.
+    """
+    opened = open_bundle(bundle, hashes=False)
+    manifest = opened.manifest
+    target = choose_target(engines, gpu, manifest.precision)
+    if isinstance(target, str):
+        return BuildResult(opened.root, None, target)
+    recipes = _recipes(manifest, target, decode_chunk)
+    keys = {name: _key(opened, name, recipe) for name, recipe in recipes.items()}
+    old = manifest.engines.get(target.name)
+    there = {} if old is None or force else old.engines
+    kept = {name: entry for name, entry in there.items() if entry.key == keys[name]}
+    stale = tuple(name for name in GRAPHS if name not in kept)
+    if not stale:
+        return BuildResult(opened.root, target.name, "", (), kept)
+    _check_room(opened, stale)
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    graphs = [manifest.graphs[name] for name in stale]
+    check_hashes(opened, [*graphs, *(manifest.weights[w] for w in dict.fromkeys(g.weights for g in graphs))])
+    seconds["check"] = time.perf_counter() - start
+    made: dict[str, EngineEntry] = {}
+    warnings: dict[str, list[str]] = {}
+    folder = opened.root / "engines" / target.name
+    with _new_files(folder) as new:
+        for name in stale:
+            start = time.perf_counter()
+            path = folder / f"{name}.{keys[name][:12]}.engine"
+            partial = new(path)
+            done, warnings[name] = _compile(opened, name, recipes[name], target, partial, verbose, progress)
+            seconds[name] = time.perf_counter() - start
+            made[name] = _entry(opened, name, path, partial, keys[name], recipes[name], done, seconds[name])
+        result = EngineSet(
+            library=target.library,
+            version=target.version,
+            compute_capability=target.compute_capability,
+            gpu=target.gpu,
+            engines={name: {**kept, **made}[name] for name in GRAPHS},
+        )
+        _publish(opened, target.name, result)
+    return BuildResult(
+        bundle=opened.root,
+        target=target.name,
+        reason="",
+        built=stale,
+        engines=result.engines,
+        warnings={name: said for name, said in warnings.items() if said},
+        seconds=seconds,
+        peak_memory=peak_memory(),
+    )
+
+
+def summary(result: BuildResult) -> dict[str, Any]:
+    """Return ``result`` as what ``--json`` prints."""
+    return {
+        "bundle": str(result.bundle),
+        "target": result.target,
+        "reason": result.reason,
+        "built": list(result.built),
+        "warnings": dict(result.warnings),
+        "seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "peak_memory_bytes": result.peak_memory,
+        "engines": {
+            name: {
+                "file": entry.file,
+                "bytes": entry.bytes,
+                "activation_bytes": entry.activation_bytes,
+                "weight_bytes": entry.weight_bytes,
+                "build_seconds": entry.build_seconds,
+            }
+            for name, entry in result.engines.items()
+        },
+    }
+
+
+def _recipes(manifest: Manifest, target: Target, decode_chunk: int | None) -> dict[str, Recipe]:
+    """What each engine is built with: the step graphs' shapes are fixed, decode's frames range up to the chunk."""
+    chunk = manifest.decode_chunk if decode_chunk is None else decode_chunk
+    if not 1 <= chunk <= manifest.frames:
+        raise UsageError(f"--decode-chunk {chunk} is outside 1..{manifest.frames}, the frames of this bundle's videos")
+
+    def profile(graph: GraphEntry) -> dict[str, Profile]:
+        dynamic = [t for t in graph.inputs if any(isinstance(d, str) for d in t.shape)]
+
+        def sized(tensor: Any, size: int) -> tuple[int, ...]:
+            return tuple(size if isinstance(d, str) else d for d in tensor.shape)
+
+        return {t.name: Profile(sized(t, 1), sized(t, chunk), sized(t, chunk)) for t in dynamic}
+
+    return {
+        name: Recipe(target.library, target.version, target.compute_capability, profile(manifest.graphs[name]))
+        for name in GRAPHS
+    }
+
+
+def _key(bundle: Bundle, name: str, recipe: Recipe) -> str:
+    """A fingerprint of the graph, its weights, the options and the code that turns them into an engine."""
+    graph = bundle.manifest.graphs[name]
+    parts = {
+        "graph": graph.sha256,
+        "weights": bundle.manifest.weights[graph.weights].sha256,
+        "recipe": recipe,
+        "code": sha256(Path(recipe_source.__file__)),
+    }
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+def _compile(
+    bundle: Bundle, name: str, recipe: Recipe, target: Target, output: Path, verbose: bool, progress: Progress
+) -> tuple[Compiled, list[str]]:
+    """Build one engine in a process of its own, which can be killed and gives its memory back."""
+    log = _log_file(bundle, target, name)
+    job = Job(
+        recipe=recipe,
+        graph=name,
+        onnx=str(bundle.path(bundle.manifest.graphs[name])),
+        output=str(output),
+        log=str(log),
+        timing_cache=_timing_cache(target),
+    )
+    progress(name, "start", 0, 0)
+    command = [sys.executable, "-P", "-m", "vcut_engines.worker"]
+    stderr = tempfile.TemporaryFile()
+    with stderr, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(msgspec.json.encode(job))
+            process.stdin.close()
+            last: dict[str, Any] = {}
+            with _following(log, verbose) as follow:
+                for line in process.stdout:
+                    last = msgspec.json.decode(line)
+                    if last["kind"] == "phase":
+                        progress(name, *last["args"])
+                    follow()
+                process.wait()
+                follow()
+        except BaseException:
+            process.kill()
+            raise
+        stderr.seek(0)
+        native = [text for text in stderr.read().decode(errors="replace").splitlines() if text.strip()]
+    if last.get("kind") == "done":
+        log.unlink(missing_ok=True)
+        progress(name, "done", 1, 1)
+        return msgspec.convert(last["compiled"], Compiled), list(last["warnings"])
+    if last.get("kind") == "failed":
+        raise VcutError(last["error"])
+    raise VcutError(_died(process.returncode, TITLES[target.library], name, native, log))
+
+
+def _died(code: int, title: str, name: str, native: list[str], log: Path) -> str:
+    """Return one line for a builder that said nothing more."""
+    if code == -signal.SIGKILL:
+        return (
+            f"{title} was killed while building {name}, most likely for want of memory (this machine has "
+            f"{total_memory() / 1e9:.0f} GB): close other programs, or export smaller sizes; log: {log}"
+        )
+    return explain(title, name, native[-1:] or [f"the builder ended with {code}"], str(log))
+
+
+def _entry(
+    bundle: Bundle,
+    name: str,
+    path: Path,
+    written: Path,
+    key: str,
+    recipe: Recipe,
+    compiled: Compiled,
+    seconds: float,
+) -> EngineEntry:
+    graph = bundle.manifest.graphs[name]
+    return EngineEntry(
+        file=path.relative_to(bundle.root).as_posix(),
+        bytes=written.stat().st_size,
+        sha256=sha256(written),
+        key=key,
+        graph=graph.sha256,
+        weights=bundle.manifest.weights[graph.weights].sha256,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        profile=recipe.profile,
+        activation_bytes=compiled.activation_bytes,
+        weight_bytes=compiled.weight_bytes,
+        layers=compiled.layers,
+        build_seconds=round(seconds, 3),
+    )
+
+
+@contextmanager
+def _new_files(folder: Path) -> Iterator[Callable[[Path], Path]]:
+    """Yield a function that gives a file to write in place of a path; all take their places at the end, or vanish.
+
+    Engines are named after what they were made from, so a new one never takes an old one's place.
+    """
+    partials: dict[Path, Path] = {}
+
+    def new(path: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        partials[path] = folder / f".{path.name}.partial-{os.getpid()}"
+        return partials[path]
+
+    existed = folder.exists()
+    try:
+        yield new
+    except OSError as error:
+        raise VcutError(f"writing the engines failed ({error.strerror or error}): check the disk") from error
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+        if not existed:
+            for empty in (folder, folder.parent):
+                if empty.is_dir() and not any(empty.iterdir()):
+                    empty.rmdir()
+
+
+def _publish(bundle: Bundle, target: str, engines: EngineSet) -> None:
+    """Move new engines into place, replace the manifest in one step, then drop what it no longer names."""
+    folder = bundle.root / "engines" / target
+    for partial in folder.glob(f".*.partial-{os.getpid()}"):
+        partial.replace(folder / partial.name.removeprefix(".").removesuffix(f".partial-{os.getpid()}"))
+    manifest = bundle.manifest
+    try:
+        manifest = open_bundle(bundle.root, hashes=False).manifest  # another build may have finished meanwhile
+    except BundleError as error:
+        raise VcutError(f"the bundle changed while its engines were built: {error}") from None
+    if manifest.graphs != bundle.manifest.graphs:
+        raise VcutError(f"{bundle.root} was exported anew while its engines were built: run 'vcut build' again")
+    manifest = msgspec.structs.replace(
+        manifest, schema_version=SCHEMA_VERSION, engines={**manifest.engines, target: engines}
+    )
+    with tempfile.NamedTemporaryFile(dir=bundle.root, prefix=f".{MANIFEST}.", delete=False) as file:
+        file.write(encode(manifest))
+    partial = Path(file.name)
+    try:
+        partial.chmod(0o644)
+        open_bundle_like = replace(bundle, manifest=manifest)
+        check_engines_whole(open_bundle_like)
+        partial.replace(bundle.root / MANIFEST)
+    finally:
+        partial.unlink(missing_ok=True)
+    named = {bundle.root / entry.file for entry in engines.engines.values()}
+    for path in folder.iterdir():
+        if path not in named:
+            path.unlink()
+
+
+def check_engines_whole(bundle: Bundle) -> None:
+    """Raises VcutError if an engine that the manifest names is not there at its size."""
+    for entry in bundle.manifest.engine_files():
+        path = bundle.path(entry)
+        if not path.is_file() or path.stat().st_size != entry.bytes:
+            raise VcutError(f"the engine {entry.file} did not reach the bundle: check the disk, then build again")
+
+
+def _check_room(bundle: Bundle, stale: tuple[str, ...]) -> None:
+    """Refuse early what would fail after minutes: a full disk, a machine without the memory."""
+    import shutil
+
+    manifest = bundle.manifest
+    weights = [manifest.weights[manifest.graphs[name].weights].bytes for name in stale]
+    free = shutil.disk_usage(bundle.root).free
+    if sum(weights) * 1.05 > free:
+        raise UsageError(
+            f"the engines need {sum(weights) / 1e9:.1f} GB, {bundle.root} has {free / 1e9:.1f} GB free: free space"
+        )
+    need, have = max(weights) * _BYTES_PER_WEIGHT_BYTE, total_memory()
+    if need > have:
+        raise UsageError(
+            f"building the engines needs about {need / 1e9:.0f} GB of memory, this machine has {have / 1e9:.0f} GB: "
+            "build on a larger one, the bundle can be copied"
+        )
+
+
+def _timing_cache(target: Target) -> str | None:
+    """TensorRT times kernels; TensorRT-RTX times none when it builds."""
+    if target.library != "tensorrt":
+        return None
+    gpu = "".join(c if c.isalnum() else "-" for c in (target.gpu or "").lower())
+    return str(_cache_folder() / "timing" / f"{target.version}-{gpu}.cache")
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ["VCUT_CACHE"]) if "VCUT_CACHE" in os.environ else user_cache_path("vcut", appauthor=False)
+
+
+def _log_file(bundle: Bundle, target: Target, name: str) -> Path:
+    folder = Path(os.environ["VCUT_CACHE"]) / "log" if "VCUT_CACHE" in os.environ else user_log_path("vcut", False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir())
+    return folder / f"build-{bundle.root.resolve().name}-{target.name}-{name}-{os.getpid()}.log"
+
+
+@contextmanager
+def _following(log: Path, verbose: bool) -> Iterator[Callable[[], None]]:
+    """Yield a function that copies what is new in the log to standard error."""
+    position = 0
+
+    def follow() -> None:
+        nonlocal position
+        if verbose and log.is_file():
+            with log.open(encoding="utf-8", errors="replace") as file:
+                file.seek(position)
+                sys.stderr.write(file.read())
+                position = file.tell()
+
+    yield follow

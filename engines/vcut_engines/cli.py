@@ -1,0 +1,67 @@
+"""``vcut build``: parse, call :func:`vcut_engines.build`, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vcut_engines.build import BuildResult, build, summary
+from vcut_runtime.terminal import JSON, QUIET, build_progress, print_json, stderr
+
+ENGINES = typer.Option(
+    help="auto, tensorrt-rtx, tensorrt or none. auto: TensorRT with a GPU, else TensorRT-RTX, if installed."
+)
+GPU = typer.Option(
+    help="a10, rtx4090 ..., 8.6, sm86, portable, or this. [default: this for TensorRT, portable for TensorRT-RTX]"
+)
+VERBOSE = typer.Option("--verbose", "-v", help="Show the library's whole log while it builds.")
+
+
+def build_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
+    engines: Annotated[str, ENGINES] = "auto",
+    gpu: Annotated[str | None, GPU] = None,
+    decode_chunk: Annotated[
+        int | None, typer.Option(help="Most frames that the decode engine takes at a time. [default: the bundle's]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build all engines again.")] = False,
+    verbose: Annotated[bool, VERBOSE] = False,
+    json: Annotated[bool, JSON] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Build TensorRT engines into a bundle; TensorRT-RTX needs no GPU for it."""
+    with build_progress(quiet or json or verbose) as progress:
+        result = build(
+            bundle,
+            engines=engines,
+            gpu=gpu,
+            decode_chunk=decode_chunk,
+            force=force,
+            verbose=verbose,
+            progress=progress,
+        )
+    if json:
+        print_json(summary(result))
+    elif not quiet:
+        show(result)
+
+
+def show(result: BuildResult) -> None:
+    """Say on standard error what was built, in a few lines."""
+    if result.target is None:
+        stderr.print(result.reason, soft_wrap=True, markup=False)
+        return
+    for graph, warnings in result.warnings.items():
+        for warning in warnings:
+            stderr.print(f"warning: {graph}: {warning}", soft_wrap=True, markup=False)
+    done = f"built {', '.join(result.built)}" if result.built else "already up to date, no engine rebuilt"
+    size = sum(entry.bytes for entry in result.engines.values())
+    activation = max(entry.activation_bytes for entry in result.engines.values())
+    stderr.print(
+        f"engines {result.target}: {size / 1e9:.3f} GB, activations {activation / 1e9:.2f} GB, {done}, "
+        f"{sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory / 1e9:.1f} GB",
+        soft_wrap=True,
+        markup=False,
+    )

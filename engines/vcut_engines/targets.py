@@ -1,0 +1,132 @@
+"""Which library builds engines for which GPU, decided and checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vcut_engines.gpus import compute_capability
+from vcut_runtime.cuda import Cuda
+from vcut_runtime.errors import UsageError, VcutError
+from vcut_runtime.manifest import EngineLibrary, Precision
+from vcut_runtime.tensorrt_library import INSTALL, TITLES, Library, is_installed, load_library
+
+Engines = Literal["auto", "tensorrt-rtx", "tensorrt", "none"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What engines are built with and for.
+
+    Attributes:
+        library: TensorRT or TensorRT-RTX.
+        version: its version; engines run on no other.
+        compute_capability: such as ``8.6``; None for an engine that runs on Ampere and later.
+        gpu: the GPU's name as given or found, None for portable engines.
+    """
+
+    library: EngineLibrary
+    version: str
+    compute_capability: str | None
+    gpu: str | None
+
+    @property
+    def name(self) -> str:
+        """The engines' folder and key in the manifest: ``tensorrt-rtx-sm86``, ``tensorrt-rtx-portable``."""
+        kind = "portable" if self.compute_capability is None else f"sm{self.compute_capability.replace('.', '')}"
+        return f"{self.library}-{kind}"
+
+
+def choose_target(engines: str = "auto", gpu: str | None = None, precision: Precision = "fp16") -> Target | str:
+    """Return the target, or one line that says why there is none (``none``, or ``auto`` with nothing installed).
+
+    Args:
+        engines: ``auto``: TensorRT where it is installed with a GPU that ``gpu`` does not contradict, else TensorRT-RTX
+            where it is installed, else nothing. ``tensorrt-rtx``, ``tensorrt``, ``none``: just that.
+        gpu: a name (``a10``), a compute capability (``8.6``, ``sm86``), ``portable``, or ``this``. By default
+            TensorRT builds for the GPU at hand and TensorRT-RTX portably.
+        precision: the bundle's; not every GPU has every precision.
+
+    Raises:
+        UsageError: the library is not installed, or cannot build for that GPU; the message names what can.
+    """
+    if engines not in get_args(Engines):
+        raise UsageError(f"unknown --engines {engines!r}: choose {', '.join(get_args(Engines))}")
+    if engines == "none":
+        if gpu is not None:
+            raise UsageError(f"--gpu {gpu} is given but --engines none builds nothing: leave one of them out")
+        return "no engines were asked for"
+    if engines == "tensorrt-rtx":
+        return _rtx(load_library("tensorrt-rtx"), gpu, precision)
+    if engines == "tensorrt":
+        return _tensorrt(load_library("tensorrt"), gpu, precision)
+    if gpu is not None and gpu.lower() not in ("this", "portable"):
+        compute_capability(gpu)  # a misspelt GPU is misuse whatever is installed
+    reason = "TensorRT is not installed"
+    if is_installed("tensorrt"):
+        try:
+            return _tensorrt(load_library("tensorrt"), gpu, precision)
+        except VcutError as error:
+            reason = str(error)
+    if is_installed("tensorrt-rtx"):
+        return _rtx(load_library("tensorrt-rtx"), gpu, precision)
+    if gpu is not None:
+        raise UsageError(f"engines for {gpu} need TensorRT-RTX: {INSTALL['tensorrt-rtx']} ({reason})")
+    return f"no engines were built, TensorRT-RTX is not installed: {INSTALL['tensorrt-rtx']}, then 'vcut build'"
+
+
+def rtx_capabilities(library: Library) -> tuple[str, ...]:
+    """Return the compute capabilities that this TensorRT-RTX can build for, as its enumeration lists them."""
+    names = (n[2:] for n in library.module.ComputeCapability.__members__ if n.startswith("SM"))
+    return tuple(f"{n[:-1]}.{n[-1]}" for n in names)
+
+
+def _rtx(library: Library, gpu: str | None, precision: Precision) -> Target:
+    """TensorRT-RTX builds for GPUs that are not here, if it knows them."""
+    if gpu is None or gpu.lower() == "portable":
+        return Target(library.name, library.version, None, None)
+    capability, name = _here_or_named(gpu)
+    known = rtx_capabilities(library)
+    if capability not in known:
+        raise UsageError(
+            f"{library.title} cannot build for compute capability {capability} ({name}), only for {', '.join(known)}: "
+            f"use --engines tensorrt on a machine with that GPU, or run the bundle with onnxruntime-cuda there"
+        )
+    _check_precision(precision, capability, name)
+    return Target(library.name, library.version, capability, name)
+
+
+def _tensorrt(library: Library, gpu: str | None, precision: Precision) -> Target:
+    """TensorRT times kernels on the GPU it builds for."""
+    title = TITLES[library.name]
+    try:
+        here = Cuda()
+    except UsageError as error:
+        raise UsageError(
+            f"{title} builds on the GPU it builds for, and there is none here ({error}): "
+            "use --engines tensorrt-rtx, which needs no GPU"
+        ) from None
+    if gpu is not None and gpu.lower() == "portable":
+        return Target(library.name, library.version, None, here.name)
+    if gpu is not None and gpu.lower() != "this" and compute_capability(gpu) != here.compute_capability:
+        raise UsageError(
+            f"{title} builds for the GPU it runs on, {here.name} ({here.compute_capability}), not for {gpu}: "
+            "build there, or use --engines tensorrt-rtx"
+        )
+    _check_precision(precision, here.compute_capability, here.name)
+    return Target(library.name, library.version, here.compute_capability, here.name)
+
+
+def _here_or_named(gpu: str) -> tuple[str, str]:
+    if gpu.lower() != "this":
+        return compute_capability(gpu), gpu
+    try:
+        here = Cuda()
+    except UsageError as error:
+        raise UsageError(f"--gpu this needs a GPU ({error}): name one, such as a10, or use portable") from None
+    return here.compute_capability, here.name
+
+
+def _check_precision(precision: Precision, capability: str, gpu: str) -> None:
+    if precision == "bf16" and tuple(map(int, capability.split("."))) < (8, 0):
+        raise UsageError(f"{gpu} (compute capability {capability}) has no bf16: export with --precision fp16")

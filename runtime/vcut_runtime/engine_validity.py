@@ -1,0 +1,56 @@
+"""Whether engines can run on this GPU with this library, told before anything large is read."""
+
+from __future__ import annotations
+
+from vcut_runtime.bundle import Bundle
+from vcut_runtime.cuda import Cuda
+from vcut_runtime.manifest import GRAPHS, EngineSet
+from vcut_runtime.tensorrt_library import Library
+
+_HEADER = 4096  # more than any library's engine_header_size (TensorRT-RTX 1.7: 64)
+
+
+def why_invalid(bundle: Bundle, target: str, library: Library, cuda: Cuda) -> str | None:
+    """Return why the engines ``target`` cannot run on ``cuda`` and what to do, None if they can."""
+    engines = bundle.manifest.engines[target]
+    rebuild = f"run 'vcut build {bundle.root} --engines {engines.library} --gpu this'"
+    missing = [name for name in GRAPHS if name not in engines.engines]
+    if missing:
+        return f"they lack {missing[0]}, {rebuild}"
+    if engines.version != library.version:
+        return (
+            f"they were built by {engines.version} and {library.version} is installed, which reads only its own: "
+            f"{rebuild}, or pip install that version"
+        )
+    if not _capability_fits(engines, cuda.compute_capability):
+        wanted = engines.compute_capability or "8.0 or later"
+        return f"they are for compute capability {wanted}, {cuda.name} has {cuda.compute_capability}: {rebuild}"
+    reason = _library_says(bundle, engines, library)
+    return f"{library.title} finds them invalid here ({reason}): {rebuild}" if reason else None
+
+
+def _capability_fits(engines: EngineSet, here: str) -> bool:
+    """An engine runs on the capability it was built for; a portable one on Ampere and later."""
+    if engines.compute_capability is not None:
+        return engines.compute_capability == here
+    return tuple(map(int, here.split("."))) >= (8, 0)
+
+
+def _library_says(bundle: Bundle, engines: EngineSet, library: Library) -> str | None:
+    """Ask ``get_engine_validity``, where the library has it, about the header of one engine."""
+    trt = library.module
+    if not hasattr(trt.Runtime, "get_engine_validity"):
+        return None
+    messages: list[str] = []
+    runtime = trt.Runtime(library.logger(lambda severity, message: messages.append(message)))
+    with bundle.path(engines.engines[GRAPHS[0]]).open("rb") as file:
+        header = file.read(_HEADER)
+    validity, diagnostics = runtime.get_engine_validity(header)
+    if validity != trt.EngineValidity.INVALID:
+        return None
+    names = [
+        member.name.lower().replace("_", " ")
+        for member in trt.EngineInvalidityDiagnostics.__members__.values()
+        if int(diagnostics) & int(member.value)
+    ]
+    return ", ".join(names) or " ".join(" ".join(messages).split()) or "no reason given"

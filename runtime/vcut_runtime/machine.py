@@ -1,0 +1,29 @@
+"""What this machine has, and what a process took of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def total_memory() -> int:
+    """Return the machine's memory in bytes; without bound where it cannot be told."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return 1 << 62
+
+
+def peak_memory() -> int:
+    """Return the peak resident memory, in bytes, of this process or of its largest child; 0 where it cannot be told."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's text, its type's name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

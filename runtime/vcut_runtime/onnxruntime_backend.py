@@ -1,0 +1,156 @@
+"""ONNX Runtime: the graphs as they are, on the CPU or on CUDA."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vcut_runtime.bundle import Bundle
+from vcut_runtime.errors import UsageError, VcutError
+from vcut_runtime.machine import first_line, total_memory
+from vcut_runtime.manifest import Manifest
+
+NO_CUDA = "on a machine with an NVIDIA driver, pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+
+
+class OnnxRuntimeBackend:
+    """ONNX Runtime on the CPU or, where its package has it, on CUDA. The graphs' hashes have been checked."""
+
+    def __init__(self, bundle: Bundle, name: str, threads: int | None = None) -> None:
+        self.name = name
+        self.notes: list[str] = []
+        self._bundle = bundle
+        self._device = "cuda" if name == "onnxruntime-cuda" else "cpu"
+        self._threads = threads
+        self._sessions: dict[str, Any] = {}
+        weights = {entry.weights: bundle.manifest.weights[entry.weights] for entry in bundle.manifest.graphs.values()}
+        # Each session holds its own copy of the weights; without room for all, only the running graph stays.
+        self._keep = 4 * sum(entry.bytes for entry in weights.values()) < total_memory()
+
+    def max_decode_chunk(self) -> int | None:
+        """Return None: any number of frames."""
+        return None
+
+    def load(self, graph: str) -> None:
+        """Create the session of ``graph``.
+
+        Raises:
+            VcutError: ONNX Runtime refuses the graph.
+        """
+        if graph in self._sessions:
+            return
+        if not self._keep:
+            self._sessions.clear()
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if self._threads:
+            options.intra_op_num_threads = self._threads
+        cuda = ["CUDAExecutionProvider"] if self._device == "cuda" else []
+        path = self._bundle.path(self._bundle.manifest.graphs[graph])
+        try:
+            session = ort.InferenceSession(path, options, providers=[*cuda, "CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise VcutError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from None
+        if cuda and "CUDAExecutionProvider" not in session.get_providers():
+            raise VcutError("ONNX Runtime could not start CUDA: check the driver, or use --backend onnxruntime-cpu")
+        self._sessions[graph] = session
+
+    def upload(self, value: np.ndarray) -> Any:
+        """Return an ``OrtValue`` on the backend's device."""
+        import onnxruntime as ort
+
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._device, 0)
+
+    def download(self, value: Any) -> np.ndarray:
+        """Return an ``OrtValue`` as an array."""
+        return value.numpy()
+
+    def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run ``graph``; outputs stay on the device.
+
+        Raises:
+            VcutError: ONNX Runtime failed, for instance for want of memory.
+        """
+        self.load(graph)
+        session = self._sessions[graph]
+        binding = session.io_binding()
+        names = [output.name for output in session.get_outputs()]
+        try:
+            for name, value in inputs.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in names:
+                binding.bind_output(name, self._device)
+            session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise VcutError(f"ONNX Runtime failed in {graph}: {first_line(error)}") from None
+        return dict(zip(names, binding.get_outputs(), strict=True))
+
+    def mark(self) -> float:
+        """Return the time: ``run`` returns when all is done."""
+        return time.perf_counter()
+
+    def wait(self, mark: float) -> None:
+        """Return at once."""
+
+    def seconds(self, start: float, end: float) -> float:
+        """Return the time between two marks."""
+        return end - start
+
+    def peak_memory(self) -> int | None:
+        """Return None: ONNX Runtime does not tell."""
+        return None
+
+
+def missing_cuda() -> str | None:
+    """Return why ONNX Runtime cannot use a GPU here, None if it can."""
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" in ort.get_available_providers() and _has_cuda_driver():
+        return None
+    return NO_CUDA
+
+
+def attention_bytes(manifest: Manifest) -> int:
+    """Return the bytes of the largest attention score matrix of a guided step, which ONNX Runtime's CPU writes out."""
+    _, height, width = manifest.latent_shape
+    heads = manifest.model.configs.get("unet", {}).get("num_attention_heads", 5)  # diffusers' default for level 1
+    first = heads[0] if isinstance(heads, list) and heads else heads
+    count = first if isinstance(first, int) else 1
+    return 2 * manifest.frames * count * (height * width) ** 2 * 4
+
+
+def check_cpu(manifest: Manifest) -> None:
+    """Refuse what ONNX Runtime on the CPU of this machine cannot run.
+
+    Raises:
+        UsageError: the bundle's precision has no CPU kernels.
+        VcutError: a step needs more memory than the machine has.
+    """
+    if manifest.precision == "bf16":
+        raise UsageError(
+            "a bf16 bundle needs a GPU, ONNX Runtime has no bf16 kernels for the CPU: "
+            "export with --precision fp32 or fp16 to run here"
+        )
+    need, have = attention_bytes(manifest), total_memory()
+    if need > have:
+        raise VcutError(
+            f"a step of this bundle needs {need / 2**30:.0f} GiB for attention on the CPU, this machine has "
+            f"{have / 2**30:.0f} GiB: run it on a GPU, or export with a smaller --height, --width or --frames"
+        )
+
+
+def _has_cuda_driver() -> bool:
+    """ONNX Runtime lists CUDA wherever its GPU package is; without a driver it would fail only when a graph loads."""
+    import ctypes
+
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True

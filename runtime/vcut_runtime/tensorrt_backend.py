@@ -1,0 +1,445 @@
+"""TensorRT engines on a GPU: one set of buffers, one activation memory, one CUDA graph per step."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import mmap
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from platformdirs import user_cache_path
+
+from vcut_runtime.bundle import Bundle
+from vcut_runtime.cuda import Captured, Cuda, Event, Memory
+from vcut_runtime.errors import BundleError, UsageError, VcutError
+from vcut_runtime.machine import first_line
+from vcut_runtime.manifest import GRAPHS, EngineEntry, EngineSet, TensorSpec
+from vcut_runtime.tensorrt_library import TITLES, Library
+
+STEPS = ("semantic_binding", "quality_improvement")  # run many times with the same shapes: worth a CUDA graph
+_RESERVE = 512 << 20  # kernels, the CUDA context's growth, and what the desktop may take meanwhile
+_ALIGNMENT = 256  # of addresses, for TensorRT
+
+
+@dataclass(eq=False)
+class DeviceArray:
+    """An array on the GPU. One that a graph gave is valid until that graph runs again."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    owner: Any = None  # what keeps the memory alive
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _Block:
+    """Memory that goes back to the pool when nothing refers to it any more."""
+
+    def __init__(self, pool: _Pool, memory: Memory) -> None:
+        self.pool, self.memory = pool, memory
+        self.address = memory.address
+
+    def __del__(self) -> None:
+        self.pool.unused[self.memory.size].append(self.memory)
+
+
+class _Pool:
+    """Buffers by size: a second video allocates nothing."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.cuda = cuda
+        self.unused: defaultdict[int, list[Memory]] = defaultdict(list)
+
+    def take(self, size: int, what: str) -> _Block:
+        size = -(-size // _ALIGNMENT) * _ALIGNMENT
+        unused = self.unused[size]
+        return _Block(self, unused.pop() if unused else self.cuda.allocate(size, what))
+
+
+@dataclass
+class _Loaded:
+    """An engine ready to run."""
+
+    engine: Any
+    context: Any
+    serialized: memoryview
+    inputs: dict[str, tuple[TensorSpec, _Block]]
+    outputs: dict[str, tuple[TensorSpec, _Block]]
+    bound: dict[str, Any] = field(default_factory=dict)  # which array each input buffer holds a copy of
+    runs: int = 0
+    own_graph: bool = False  # the library captures and replays by itself
+    captured: Captured | None = None
+    cache: Any = None  # TensorRT-RTX's runtime cache
+
+
+class TensorRtBackend:
+    """Runs the engines ``target`` of a bundle.
+
+    Args:
+        bundle: an opened bundle.
+        target: which of its engine sets.
+        library: the library that built it.
+        cuda: the GPU.
+        low_memory: keep the weights of one engine at a time on the GPU; None: only if not all fit.
+        cuda_graphs: capture each step once and launch it whole from then on.
+
+    Raises:
+        BundleError: engines are missing.
+        VcutError: not even one engine at a time fits.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        target: str,
+        library: Library,
+        cuda: Cuda,
+        *,
+        low_memory: bool | None = None,
+        cuda_graphs: bool = True,
+    ) -> None:
+        self.name = library.name
+        self.target = target
+        self.notes: list[str] = []
+        self._bundle, self._library, self._cuda = bundle, library, cuda
+        self._set: EngineSet = bundle.manifest.engines[target]
+        missing = [name for name in GRAPHS if name not in self._set.engines]
+        if missing:
+            raise BundleError(f"the engines {target} lack {missing[0]}: run 'vcut build {bundle.root}'")
+        self._free_before, _ = cuda.memory()
+        self._least_free = self._free_before
+        self.low_memory = self._decide_low_memory(low_memory)
+        self._cuda_graphs = cuda_graphs and not self.low_memory
+        if self.low_memory and cuda_graphs:
+            self.notes.append("CUDA graphs are off: in low memory mode the weights move between steps")
+        self._errors: list[str] = []
+        self._logger = library.logger(self._log)
+        self._runtime = library.module.Runtime(self._logger)
+        self._pool = _Pool(cuda)
+        self._activation: Memory | None = None
+        self._loaded: dict[str, _Loaded] = {}
+
+    def max_decode_chunk(self) -> int | None:
+        """Return how many frames the decode engine takes at most."""
+        return self._set.engines["decode"].profile["latents"].max[0]
+
+    def load(self, graph: str) -> None:
+        """Bring ``graph`` to the GPU; in low memory mode the others' weights leave it first.
+
+        Raises:
+            BundleError: the engine is not the one that was built.
+            VcutError: the library refuses it, or memory is short.
+        """
+        if self.low_memory:
+            for name in list(self._loaded):
+                if name != graph:
+                    self._unload(name)
+        found = self._loaded.get(graph)
+        if found is None:
+            self._loaded[graph] = self._open(graph)
+        elif not getattr(found.engine, "weights_loaded", True) and not found.engine.load_weights(found.serialized):
+            raise self._failed(f"cannot load the weights of {graph} again")
+        self._sample_memory()
+
+    def upload(self, value: np.ndarray) -> DeviceArray:
+        """Return a copy on the GPU."""
+        value = np.ascontiguousarray(value)
+        block = self._pool.take(value.nbytes, "an input")
+        self._cuda.copy_in(block.address, value)
+        return DeviceArray(block.address, value.shape, value.dtype, block)
+
+    def download(self, value: DeviceArray) -> np.ndarray:
+        """Return a copy on the host."""
+        result = np.empty(value.shape, value.dtype)
+        self._cuda.copy_out(result, value.address)
+        return result
+
+    def run(self, graph: str, inputs: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
+        """Ask the GPU to run ``graph`` and return at once; outputs are overwritten by its next run.
+
+        Raises:
+            VcutError: TensorRT failed.
+        """
+        self.load(graph)
+        loaded = self._loaded[graph]
+        sizes = self._bind(graph, loaded, inputs)
+        self._enqueue(graph, loaded)
+        loaded.runs += 1
+        if loaded.runs == 1:
+            self._cuda.synchronize()  # what the first run compiled and allocated counts
+            self._sample_memory()
+            self._keep_cache(graph, loaded)
+        return {
+            name: DeviceArray(
+                block.address,
+                tuple(sizes[d] if isinstance(d, str) else d for d in spec.shape),
+                _dtype(spec),
+                block,
+            )
+            for name, (spec, block) in loaded.outputs.items()
+        }
+
+    def mark(self) -> Event:
+        """Return a point in the GPU's work."""
+        return self._cuda.event()
+
+    def wait(self, mark: Event) -> None:
+        """Wait until the GPU has reached ``mark``."""
+        self._cuda.wait(mark)
+
+    def seconds(self, start: Event, end: Event) -> float:
+        """Return the GPU's time between two marks."""
+        return self._cuda.seconds(start, end)
+
+    def peak_memory(self) -> int | None:
+        """Return the most device memory in use since this backend was made, less what was in use before, in bytes."""
+        self._sample_memory()
+        return self._free_before - self._least_free
+
+    def _decide_low_memory(self, wanted: bool | None) -> bool:
+        """Compare what the manifest says the engines need with what is free."""
+        engines = self._set.engines.values()
+        activation = max(e.activation_bytes for e in engines)
+        buffers = sum(_bytes(spec, entry) for entry in engines for spec in (*entry.inputs, *entry.outputs))
+        common = activation + buffers + _RESERVE
+        together = common + sum(e.weight_bytes for e in engines)
+        alone = common + max(e.weight_bytes for e in engines)
+        if alone > self._free_before:
+            raise VcutError(
+                f"these engines need {alone / 1e9:.1f} GB of GPU memory, {self._free_before / 1e9:.1f} GB are free on "
+                f"{self._cuda.name}: close other programs, or export a smaller --height, --width or --frames"
+            )
+        if wanted is None and together > self._free_before:
+            self.notes.append(
+                f"low memory mode: all engines need {together / 1e9:.1f} GB, "
+                f"{self._free_before / 1e9:.1f} GB are free, so weights are loaded stage by stage"
+            )
+        return together > self._free_before if wanted is None else wanted
+
+    def _open(self, graph: str) -> _Loaded:
+        """Check, deserialize and wire an engine."""
+        entry = self._set.engines[graph]
+        serialized = _verified(self._bundle, entry)
+        self._errors.clear()
+        if self.low_memory and hasattr(self._runtime, "defer_weights_loading"):
+            self._runtime.defer_weights_loading = True
+        engine = self._runtime.deserialize_cuda_engine(serialized)
+        if engine is None:
+            raise self._failed(f"cannot load {entry.file}")
+        if not getattr(engine, "weights_loaded", True) and not engine.load_weights(serialized):
+            raise self._failed(f"cannot load the weights of {graph}")
+        self._check_tensors(graph, engine, entry)
+        need = max(entry.activation_bytes, int(engine.device_memory_size_v2))
+        activation = self._reserve_activation(need)
+        strategy = self._library.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        own_graph, cache = False, None
+        if hasattr(engine, "create_runtime_config"):
+            config = engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            if self._cuda_graphs and graph in STEPS and hasattr(config, "cuda_graph_strategy"):
+                config.cuda_graph_strategy = self._library.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+                own_graph = True
+            cache = self._runtime_cache(config, entry)
+            context = engine.create_execution_context(config)
+        else:
+            context = engine.create_execution_context(strategy)
+        if context is None:
+            raise self._failed(f"cannot create an execution context of {graph}")
+        context.set_device_memory(activation.address, activation.size)
+        pool = self._pool
+        loaded = _Loaded(
+            engine=engine,
+            context=context,
+            serialized=serialized,
+            inputs={s.name: (s, pool.take(_bytes(s, entry), f"input {s.name}")) for s in entry.inputs},
+            outputs={s.name: (s, pool.take(_bytes(s, entry), f"output {s.name}")) for s in entry.outputs},
+            own_graph=own_graph,
+            cache=cache,
+        )
+        for name, (_, block) in {**loaded.inputs, **loaded.outputs}.items():
+            if not context.set_tensor_address(name, block.address):
+                raise self._failed(f"refuses the address of {name} in {graph}")
+        return loaded
+
+    def _check_tensors(self, graph: str, engine: Any, entry: EngineEntry) -> None:
+        """The engine itself must take and give what the manifest says: buffers are sized by the manifest."""
+        said = {spec.name: spec for spec in (*entry.inputs, *entry.outputs)}
+        found = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        kinds = {"FLOAT": "float32", "UINT8": "uint8"}
+        for name in sorted({*said, *found}):
+            spec = said.get(name)
+            shape = tuple(engine.get_tensor_shape(name)) if name in found else ()
+            if (
+                spec is None
+                or name not in found
+                or kinds.get(engine.get_tensor_dtype(name).name) != spec.dtype
+                or shape != tuple(-1 if isinstance(d, str) else d for d in spec.shape)
+            ):
+                raise BundleError(
+                    f"{self._bundle.root}: {entry.file} does not have the {name!r} that the manifest gives {graph}: "
+                    "run 'vcut build --force' on the bundle"
+                )
+
+    def _bind(self, graph: str, loaded: _Loaded, inputs: Mapping[str, DeviceArray]) -> dict[str, int]:
+        """Copy what changed into the input buffers, which never move, and return the dynamic dimensions' sizes."""
+        sizes: dict[str, int] = {}
+        for name, (spec, block) in loaded.inputs.items():
+            value = inputs[name]
+            fits = len(value.shape) == len(spec.shape) and value.dtype == _dtype(spec)
+            if not fits or any(isinstance(d, int) and d != v for d, v in zip(spec.shape, value.shape, strict=False)):
+                raise VcutError(f"{graph} wants {name} as {list(spec.shape)}, not {list(value.shape)}")
+            dynamic = {d: v for d, v in zip(spec.shape, value.shape, strict=True) if isinstance(d, str)}
+            if dynamic:
+                sizes.update(dynamic)
+                most = self._set.engines[graph].profile[name].max
+                if any(v > m for v, m in zip(value.shape, most, strict=True)):
+                    raise UsageError(f"{graph} was built for {name} up to {list(most)}, not {list(value.shape)}")
+                if not loaded.context.set_input_shape(name, value.shape):
+                    raise self._failed(f"refuses {name} of shape {list(value.shape)} in {graph}")
+            if loaded.bound.get(name) is not value:
+                self._cuda.copy(block.address, value.address, value.nbytes)
+                loaded.bound[name] = value
+        return sizes
+
+    def _enqueue(self, graph: str, loaded: _Loaded) -> None:
+        """Launch the captured step, or capture it on its second run: the first one may still compile and allocate."""
+        if loaded.captured:
+            self._cuda.launch(loaded.captured)
+            return
+        capture = self._cuda_graphs and graph in STEPS and not loaded.own_graph and loaded.runs == 1
+        if capture and getattr(loaded.context, "is_stream_capturable", lambda _: True)(self._cuda.stream):
+            try:
+                with self._cuda.capture() as captured:
+                    self._execute(graph, loaded)
+            except VcutError as error:
+                self.notes.append(f"CUDA graph of {graph} could not be captured, running without: {error}")
+            else:
+                loaded.captured = captured
+                self._cuda.launch(captured)
+                return
+        elif capture:
+            self.notes.append(f"CUDA graph of {graph} could not be captured, running without: it allocates as it runs")
+        self._execute(graph, loaded)
+
+    def _execute(self, graph: str, loaded: _Loaded) -> None:
+        self._errors.clear()
+        if not loaded.context.execute_async_v3(self._cuda.stream):
+            raise self._failed(f"failed in {graph}")
+
+    def _reserve_activation(self, need: int) -> Memory:
+        """One memory serves all engines, as they run one after the other; it grows to what the largest wants."""
+        wanted = max(need, *(e.activation_bytes for e in self._set.engines.values()))
+        if self._activation is None or wanted > self._activation.size:
+            self._activation = None  # given back first
+            self._activation = self._cuda.allocate(wanted, "activations")
+            for loaded in self._loaded.values():
+                loaded.context.set_device_memory(self._activation.address, wanted)
+                loaded.captured, loaded.runs = None, 0  # it points at the old memory
+        return self._activation
+
+    def _unload(self, graph: str) -> None:
+        """Take an engine's weights off the GPU; where the library cannot do that, the engine goes whole."""
+        loaded = self._loaded[graph]
+        if not getattr(loaded.engine, "weights_loaded", True):
+            return  # unloaded already
+        self._cuda.synchronize()
+        if hasattr(loaded.engine, "unload_weights") and loaded.engine.unload_weights():
+            return
+        del self._loaded[graph]
+
+    def _runtime_cache(self, config: Any, entry: EngineEntry) -> Any:
+        """Give the context the kernels compiled by an earlier run on this GPU (TensorRT-RTX compiles when it loads)."""
+        if not hasattr(config, "create_runtime_cache"):
+            return None
+        cache = config.create_runtime_cache()
+        with suppress(OSError):
+            cache.deserialize(_cache_file(self._library, self._cuda, entry).read_bytes())  # the library checks it
+        config.set_runtime_cache(cache)
+        return cache
+
+    def _keep_cache(self, graph: str, loaded: _Loaded) -> None:
+        """Write what was compiled, for the next program; a cache that cannot be written is no failure."""
+        if loaded.cache is None:
+            return
+        path = _cache_file(self._library, self._cuda, self._set.engines[graph])
+        try:
+            data = bytes(loaded.cache.serialize())
+            if path.is_file() and path.stat().st_size == len(data):
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(data)
+            Path(file.name).replace(path)
+        except OSError as error:
+            self.notes.append(f"compiled kernels could not be kept in {path.parent}: {first_line(error)}")
+
+    def _sample_memory(self) -> None:
+        self._least_free = min(self._least_free, self._cuda.memory()[0])
+
+    def _log(self, severity: str, message: str) -> None:
+        if severity in ("ERROR", "INTERNAL_ERROR"):
+            self._errors.append(" ".join(message.split()))
+
+    def _failed(self, what: str) -> VcutError:
+        """Say what the library said last, in one line, with what helps."""
+        reason = self._errors[-1] if self._errors else "no reason given"
+        return VcutError(f"{TITLES[self._library.name]} {what} ({reason}): {advice(reason)}")
+
+
+def advice(message: str) -> str:
+    """Return what helps against an error that a TensorRT runtime reports."""
+    text = message.lower()
+    for words, help_text in (
+        (("memory", "alloc"), "use --low-memory, or close other programs that use the GPU"),
+        (("version", "header"), "build the engines again with the library installed here, 'vcut build'"),
+        (("compute capab", "unsupported_cc", "sm version"), "build engines for this GPU, 'vcut build --gpu this'"),
+        (("driver",), "update the NVIDIA driver"),
+    ):
+        if any(word in text for word in words):
+            return help_text
+    return "build the engines again with 'vcut build --force', or use another --backend"
+
+
+def _verified(bundle: Bundle, entry: EngineEntry) -> memoryview:
+    """Map an engine and check the very bytes that are going to be loaded."""
+    with bundle.path(entry).open("rb") as file:
+        mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if hashlib.sha256(mapped).hexdigest() != entry.sha256:
+        raise BundleError(
+            f"{bundle.root}: {entry.file} does not match its sha256 in the manifest: run 'vcut build --force' on it"
+        )
+    return mapped
+
+
+def _cache_file(library: Library, cuda: Cuda, entry: EngineEntry) -> Path:
+    gpu = "".join(c if c.isalnum() else "-" for c in cuda.name.lower())
+    folder = Path(os.environ["VCUT_CACHE"]) if "VCUT_CACHE" in os.environ else user_cache_path("vcut", appauthor=False)
+    return folder / "kernels" / f"{entry.sha256[:24]}-{library.name}-{library.version}-{gpu}.bin"
+
+
+def _dtype(spec: TensorSpec) -> np.dtype:
+    return np.dtype(spec.dtype)
+
+
+def _bytes(spec: TensorSpec, entry: EngineEntry) -> int:
+    """Return the size of a tensor at its largest; outputs share their free dimension with the input that has one."""
+    most = {
+        dimension: size
+        for tensor in entry.inputs
+        if tensor.name in entry.profile
+        for dimension, size in zip(tensor.shape, entry.profile[tensor.name].max, strict=True)
+        if isinstance(dimension, str)
+    }
+    return math.prod(most[d] if isinstance(d, str) else d for d in spec.shape) * _dtype(spec).itemsize
