@@ -214,8 +214,11 @@ def _compile(
     )
     progress(name, "start", 0, 0)
     command = [sys.executable, "-P", "-m", "vcut_engines.worker"]
-    stderr = tempfile.TemporaryFile()
-    with stderr, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr) as process:
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as stderr,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr) as process,
+    ):
         try:
             assert process.stdin is not None
             assert process.stdout is not None

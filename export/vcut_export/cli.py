@@ -8,9 +8,10 @@ from typing import Annotated, Any, cast
 import typer
 from rich.markup import escape
 
+from vcut_engines.cli import ENGINES, GPU, VERBOSE, show
 from vcut_export.compiler import export, summary
 from vcut_runtime.cli import parse_cut_step
-from vcut_runtime.terminal import JSON, QUIET, print_json, run_app, stages, stderr
+from vcut_runtime.terminal import JSON, QUIET, build_progress, print_json, run_app, stages, stderr
 
 
 def export_command(
@@ -40,13 +41,15 @@ def export_command(
         str, typer.Option(help="Temporal cross-attention: remove it (the paper) or fold its constant (exact).")
     ] = "remove",
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
-    engines: Annotated[str, typer.Option(help="none; engines come in a later version.")] = "none",
+    engines: Annotated[str, ENGINES] = "auto",
+    gpu: Annotated[str | None, GPU] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every graph with unmodified torch modules; fail if one is off.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Rebuild everything, also over a bundle of another model.")
     ] = False,
+    verbose: Annotated[bool, VERBOSE] = False,
     json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
@@ -56,7 +59,8 @@ def export_command(
     else:
         parsed = parse_cut_step(cut_step)
         cut = "none" if parsed is None else parsed
-    with stages(quiet or json) as stage:
+    silent = quiet or json
+    with stages(silent) as stage, build_progress(silent or verbose) as progress:
         result = export(
             model,
             output,
@@ -71,9 +75,12 @@ def export_command(
             precision=cast(Any, precision),
             tca=cast(Any, tca),
             engines=cast(Any, engines),
+            gpu=gpu,
             verify=verify,
             force=force,
+            verbose=verbose,
             stage=stage,
+            progress=progress,
         )
     facts = summary(result)
     if json:
@@ -88,6 +95,8 @@ def export_command(
             f"{sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory / 1e9:.1f} GB",
             soft_wrap=True,
         )
+        if result.engines is not None:
+            show(result.engines)
 
 
 def main() -> None:

@@ -6,19 +6,22 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vcut_engines.build import BuildResult, Progress, build
+from vcut_engines.build import summary as engine_summary
+from vcut_engines.targets import Engines, choose_target
 from vcut_export.checkpoint import resolve
 from vcut_export.plan import DEFAULT_STEPS, WEIGHTS, Plan, make_manifest, make_plan
 from vcut_export.weights import check_weights, download
 from vcut_runtime.bundle import MANIFEST, Bundle, check_hashes, open_bundle
 from vcut_runtime.errors import BundleError, UsageError, VcutError
 from vcut_runtime.machine import peak_memory
-from vcut_runtime.manifest import FileEntry, GraphEntry, Manifest, Precision, Tca, encode
+from vcut_runtime.manifest import Entry, FileEntry, GraphEntry, Manifest, Precision, Tca, encode
 from vcut_runtime.onnxruntime_backend import check_cpu
 
 Stage = Callable[[str], AbstractContextManager[None]]
@@ -32,6 +35,7 @@ class ExportResult:
         bundle: the bundle's folder.
         manifest: its manifest.
         rebuilt: the graphs made in this call; empty if the bundle already was what was asked for.
+        engines: what the engines' build did, None if none were asked for.
         errors: by graph, the largest error relative to the output's largest magnitude (``verify`` only).
         seconds: duration by stage.
         peak_memory: resident, in bytes, of this process or of its largest child.
@@ -43,6 +47,7 @@ class ExportResult:
     errors: Mapping[str, float]
     seconds: Mapping[str, float]
     peak_memory: int
+    engines: BuildResult | None = None
 
 
 def export(
@@ -59,10 +64,13 @@ def export(
     cut_step: int | Literal["none"] | None = None,
     precision: Precision | None = None,
     tca: Tca = "remove",
-    engines: Literal["none"] = "none",
+    engines: Engines = "none",
+    gpu: str | None = None,
     verify: bool = False,
     force: bool = False,
+    verbose: bool = False,
     stage: Stage = lambda name: nullcontext(),
+    progress: Progress = lambda graph, phase, done, total: None,
 ) -> ExportResult:
     """Compile ``model`` into a bundle at ``output``.
 
@@ -82,17 +90,18 @@ def export(
         cut_step: default first quality improvement step; 17 of 25, in proportion, if None; ``"none"`` never cuts.
         precision: of the network bodies.
         tca: ``remove`` temporal cross-attention (the paper) or ``fold`` its constant (exact).
-        engines: only ``"none"`` yet.
+        engines: build them too, once the graphs are in place; see :func:`vcut_engines.choose_target`.
+        gpu: what the engines are for; see there.
         verify: compare every graph with the unmodified torch modules.
         force: rebuild everything, also over a bundle of another model.
+        verbose: write the engine builder's log to standard error.
         stage: called with a stage's name, returns a context manager around that stage.
+        progress: of the engines, see :func:`vcut_engines.build`.
 
     Raises:
         UsageError: impossible options, found before any work; so is a ``verify`` that the CPU cannot run (VcutError).
-        VcutError: the export failed; the output is as it was.
+        VcutError: the export failed; the output is as it was. Or the engines failed; the bundle is whole without them.
     """
-    if engines != "none":
-        raise UsageError(f"--engines {engines} is not available in this version: use --engines none")
     clock = _Clock(stage)
     checkpoint = resolve(model, revision=revision, random_weights=random_weights, seed=seed)
     plan = make_plan(
@@ -106,6 +115,7 @@ def export(
         precision=precision,
         tca=tca,
     )
+    choose_target(engines, gpu, plan.precision)
     if verify:
         check_cpu(make_manifest(plan, (), {}, {}))
     if checkpoint.hub is None:
@@ -115,7 +125,7 @@ def export(
     old = _existing(root, plan, force)
     kept = {} if old is None or force else _kept(old, plan)
     stale: tuple[str, ...] = tuple(graph for graph in WEIGHTS if graph not in kept)
-    manifest = None if stale or old is None else make_manifest(plan, old.sca_bias, kept, old.weights)
+    manifest = None if stale or old is None else make_manifest(plan, old.sca_bias, kept, old.weights, old.engines)
     errors: dict[str, float] = {}
     if manifest is None or manifest != old:
         with _staging(root) as partial:
@@ -125,13 +135,23 @@ def export(
             weights = _carry(root, partial, old, kept)
             if manifest is None:
                 manifest = _build(plan, root, partial, old, kept, weights, stale, clock)
+            _link(root, partial, manifest.engine_files())
             (partial / MANIFEST).write_bytes(encode(manifest))
             open_bundle(partial, hashes=False)
             errors = _verify(partial, plan, clock) if verify else {}
             _swap(partial, root)
     elif verify:
         errors = _verify(root, plan, clock)
-    return ExportResult(root, manifest, stale, errors, clock.seconds, peak_memory())
+    result = ExportResult(root, manifest, stale, errors, clock.seconds, peak_memory())
+    if engines == "none":
+        return result
+    try:
+        built = build(root, engines=engines, gpu=gpu, force=force, verbose=verbose, progress=progress)
+    except VcutError as error:
+        raise type(error)(f"{error} ({root} is whole, without these engines)") from None
+    manifest = open_bundle(root, hashes=False).manifest
+    seconds = {**clock.seconds, **{f"engine {name}": value for name, value in built.seconds.items()}}
+    return replace(result, manifest=manifest, engines=built, seconds=seconds, peak_memory=peak_memory())
 
 
 @dataclass
@@ -210,14 +230,19 @@ def _carry(root: Path, partial: Path, old: Manifest | None, kept: Mapping[str, G
     if old is None:
         return {}
     weights = {graph.weights: old.weights[graph.weights] for graph in kept.values()}
-    for entry in [*kept.values(), *weights.values()]:
+    _link(root, partial, [*kept.values(), *weights.values()])
+    return weights
+
+
+def _link(root: Path, partial: Path, entries: Iterable[Entry]) -> None:
+    """Take files of the bundle at ``root`` into ``partial``, without copying where the disk allows."""
+    for entry in entries:
         target = partial / entry.file
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(root / entry.file, target)
         except OSError:
             shutil.copyfile(root / entry.file, target)
-    return weights
 
 
 def _build(
@@ -242,7 +267,8 @@ def _build(
     if slices is None:
         assert old is not None, "without an old bundle every graph is built"
         slices = old.sca_bias
-    return make_manifest(plan, slices, {**kept, **built.graphs}, {**weights, **built.weights})
+    engines = {} if old is None else old.engines
+    return make_manifest(plan, slices, {**kept, **built.graphs}, {**weights, **built.weights}, engines)
 
 
 def _verify(root: Path, plan: Plan, clock: _Clock) -> dict[str, float]:
@@ -317,6 +343,7 @@ def summary(result: ExportResult) -> dict[str, Any]:
         "errors": dict(result.errors),
         "seconds": {name: round(seconds, 3) for name, seconds in result.seconds.items()},
         "peak_memory_bytes": result.peak_memory,
+        "engines": None if result.engines is None else engine_summary(result.engines),
         "bundle_bytes": sum(entry.bytes for entry in manifest.files()),
         "height": manifest.height,
         "width": manifest.width,

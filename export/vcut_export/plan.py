@@ -10,12 +10,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
+
 from vcut_export.checkpoint import Checkpoint, scheduler_constants
 from vcut_runtime import __version__
 from vcut_runtime.errors import UsageError
 from vcut_runtime.manifest import (
     SCHEMA_VERSION,
     BiasSlice,
+    EngineSet,
     FileEntry,
     GraphEntry,
     Guidance,
@@ -118,8 +121,9 @@ def make_manifest(
     slices: tuple[BiasSlice, ...],
     graphs: Mapping[str, GraphEntry],
     weights: Mapping[str, FileEntry],
+    engines: Mapping[str, EngineSet] | None = None,
 ) -> Manifest:
-    """Return the manifest of a bundle with these files."""
+    """Return the manifest of a bundle with these files; of ``engines``, those stay that belong to these graphs."""
     checkpoint = plan.checkpoint
     fitting = max(1, _DECODE_PIXELS // (plan.height * plan.width))
     return Manifest(
@@ -147,7 +151,25 @@ def make_manifest(
         sca_bias=slices,
         graphs=dict(graphs),
         weights=dict(weights),
+        engines=_belonging(engines or {}, graphs, weights),
     )
+
+
+def _belonging(
+    engines: Mapping[str, EngineSet], graphs: Mapping[str, GraphEntry], weights: Mapping[str, FileEntry]
+) -> dict[str, EngineSet]:
+    """Drop engines of graphs that are no more, and targets that are left without any."""
+    result = {}
+    for target, found in engines.items():
+        kept = {
+            name: engine
+            for name, engine in found.engines.items()
+            if name in graphs
+            and (engine.graph, engine.weights) == (graphs[name].sha256, weights[graphs[name].weights].sha256)
+        }
+        if kept:
+            result[target] = msgspec.structs.replace(found, engines=kept)
+    return result
 
 
 def _check_unet(checkpoint: Checkpoint) -> None:

@@ -13,8 +13,8 @@ import torch
 from vcut_export import weights
 from vcut_export.plan import Plan
 from vcut_runtime.bundle import Bundle
-from vcut_runtime.onnxruntime_backend import OnnxRuntimeBackend
 from vcut_runtime.errors import VcutError
+from vcut_runtime.onnxruntime_backend import OnnxRuntimeBackend
 from vcut_runtime.schedule import added_time_ids, guidance_scale
 
 # Largest error relative to the output's largest magnitude; the reference always runs in float32.
@@ -91,7 +91,9 @@ def _inputs(plan: Plan, bias_channels: int) -> dict[str, Any]:
 
 
 def _run(bundle: Bundle, graph: str, inputs: Arrays) -> Arrays:
-    backend = OnnxRuntimeBackend(bundle, "onnxruntime-cpu")  # a new one each time, so that one graph is in memory at a time
+    backend = OnnxRuntimeBackend(
+        bundle, "onnxruntime-cpu"
+    )  # a new one each time, so that one graph is in memory at a time
     outputs = backend.run(graph, {name: backend.upload(value) for name, value in inputs.items()})
     return {name: backend.download(value) for name, value in outputs.items()}
 

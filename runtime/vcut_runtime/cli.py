@@ -70,7 +70,7 @@ def run(
     ] = "stretch",
     backend: Annotated[
         str,
-        typer.Option(help="auto, tensorrt, tensorrt-rtx, onnxruntime-cuda or onnxruntime-cpu. auto: the first that can."),
+        typer.Option(help="tensorrt, tensorrt-rtx, onnxruntime-cuda, onnxruntime-cpu; auto is the first that can."),
     ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     low_memory: Annotated[

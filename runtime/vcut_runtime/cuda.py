@@ -5,6 +5,7 @@ Everything is ordered on one stream, so a buffer may be reused as soon as the ca
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -198,7 +199,6 @@ def _quietly(call: Callable[..., Any], name: str, handle: Any) -> None:
 
 def _bindings() -> Any:
     try:
-        from cuda.bindings import runtime
+        return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise UsageError(f"TensorRT engines need cuda-python ({error}): {INSTALL}") from None
-    return runtime

@@ -72,7 +72,9 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
                         "weight_bytes": engine.weight_bytes,
                         "layers": engine.layers,
                         "build_seconds": engine.build_seconds,
-                        "profile": {tensor: [list(p.min), list(p.opt), list(p.max)] for tensor, p in engine.profile.items()},
+                        "profile": {
+                            tensor: [list(p.min), list(p.opt), list(p.max)] for tensor, p in engine.profile.items()
+                        },
                     }
                     for name, engine in engines.engines.items()
                 },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import mmap
 import os
@@ -22,7 +23,7 @@ from vcut_runtime.cuda import Captured, Cuda, Event, Memory
 from vcut_runtime.errors import BundleError, UsageError, VcutError
 from vcut_runtime.machine import first_line
 from vcut_runtime.manifest import GRAPHS, EngineEntry, EngineSet, TensorSpec
-from vcut_runtime.tensorrt_library import TITLES, Library
+from vcut_runtime.tensorrt_library import TITLES, Library, Log
 
 STEPS = ("semantic_binding", "quality_improvement")  # run many times with the same shapes: worth a CUDA graph
 _RESERVE = 512 << 20  # kernels, the CUDA context's growth, and what the desktop may take meanwhile
@@ -37,6 +38,7 @@ class DeviceArray:
     shape: tuple[int, ...]
     dtype: np.dtype
     owner: Any = None  # what keeps the memory alive
+    serial: int = field(default_factory=itertools.count().__next__)  # tells one value from the next at its address
 
     @property
     def nbytes(self) -> int:
@@ -56,7 +58,7 @@ class _Block:
 
 
 class _Pool:
-    """Buffers by size: a second video allocates nothing."""
+    """Memory for uploads, by size: a second video allocates nothing."""
 
     def __init__(self, cuda: Cuda) -> None:
         self.cuda = cuda
@@ -75,9 +77,9 @@ class _Loaded:
     engine: Any
     context: Any
     serialized: memoryview
-    inputs: dict[str, tuple[TensorSpec, _Block]]
-    outputs: dict[str, tuple[TensorSpec, _Block]]
-    bound: dict[str, Any] = field(default_factory=dict)  # which array each input buffer holds a copy of
+    inputs: dict[str, tuple[TensorSpec, Memory]]
+    outputs: dict[str, tuple[TensorSpec, Memory]]
+    bound: dict[str, int] = field(default_factory=dict)  # the value that each input buffer holds a copy of
     runs: int = 0
     own_graph: bool = False  # the library captures and replays by itself
     captured: Captured | None = None
@@ -125,7 +127,8 @@ class TensorRtBackend:
         if self.low_memory and cuda_graphs:
             self.notes.append("CUDA graphs are off: in low memory mode the weights move between steps")
         self._errors: list[str] = []
-        self._logger = library.logger(self._log)
+        # The library's objects keep the logger, and nobody's collector sees through them: it must not know this object.
+        self._logger = library.logger(_collector(self._errors))
         self._runtime = library.module.Runtime(self._logger)
         self._pool = _Pool(cuda)
         self._activation: Memory | None = None
@@ -183,12 +186,12 @@ class TensorRtBackend:
             self._keep_cache(graph, loaded)
         return {
             name: DeviceArray(
-                block.address,
+                memory.address,
                 tuple(sizes[d] if isinstance(d, str) else d for d in spec.shape),
                 _dtype(spec),
-                block,
+                memory,
             )
-            for name, (spec, block) in loaded.outputs.items()
+            for name, (spec, memory) in loaded.outputs.items()
         }
 
     def mark(self) -> Event:
@@ -258,18 +261,21 @@ class TensorRtBackend:
         if context is None:
             raise self._failed(f"cannot create an execution context of {graph}")
         context.set_device_memory(activation.address, activation.size)
-        pool = self._pool
+
+        def buffer(spec: TensorSpec) -> tuple[TensorSpec, Memory]:
+            return spec, self._cuda.allocate(_bytes(spec, entry), f"{spec.name} of {graph}")
+
         loaded = _Loaded(
             engine=engine,
             context=context,
             serialized=serialized,
-            inputs={s.name: (s, pool.take(_bytes(s, entry), f"input {s.name}")) for s in entry.inputs},
-            outputs={s.name: (s, pool.take(_bytes(s, entry), f"output {s.name}")) for s in entry.outputs},
+            inputs={spec.name: buffer(spec) for spec in entry.inputs},
+            outputs={spec.name: buffer(spec) for spec in entry.outputs},
             own_graph=own_graph,
             cache=cache,
         )
-        for name, (_, block) in {**loaded.inputs, **loaded.outputs}.items():
-            if not context.set_tensor_address(name, block.address):
+        for name, (_, memory) in {**loaded.inputs, **loaded.outputs}.items():
+            if not context.set_tensor_address(name, memory.address):
                 raise self._failed(f"refuses the address of {name} in {graph}")
         return loaded
 
@@ -295,7 +301,7 @@ class TensorRtBackend:
     def _bind(self, graph: str, loaded: _Loaded, inputs: Mapping[str, DeviceArray]) -> dict[str, int]:
         """Copy what changed into the input buffers, which never move, and return the dynamic dimensions' sizes."""
         sizes: dict[str, int] = {}
-        for name, (spec, block) in loaded.inputs.items():
+        for name, (spec, memory) in loaded.inputs.items():
             value = inputs[name]
             fits = len(value.shape) == len(spec.shape) and value.dtype == _dtype(spec)
             if not fits or any(isinstance(d, int) and d != v for d, v in zip(spec.shape, value.shape, strict=False)):
@@ -308,9 +314,9 @@ class TensorRtBackend:
                     raise UsageError(f"{graph} was built for {name} up to {list(most)}, not {list(value.shape)}")
                 if not loaded.context.set_input_shape(name, value.shape):
                     raise self._failed(f"refuses {name} of shape {list(value.shape)} in {graph}")
-            if loaded.bound.get(name) is not value:
-                self._cuda.copy(block.address, value.address, value.nbytes)
-                loaded.bound[name] = value
+            if loaded.bound.get(name) != value.serial:
+                self._cuda.copy(memory.address, value.address, value.nbytes)
+                loaded.bound[name] = value.serial
         return sizes
 
     def _enqueue(self, graph: str, loaded: _Loaded) -> None:
@@ -388,14 +394,20 @@ class TensorRtBackend:
     def _sample_memory(self) -> None:
         self._least_free = min(self._least_free, self._cuda.memory()[0])
 
-    def _log(self, severity: str, message: str) -> None:
-        if severity in ("ERROR", "INTERNAL_ERROR"):
-            self._errors.append(" ".join(message.split()))
-
     def _failed(self, what: str) -> VcutError:
         """Say what the library said last, in one line, with what helps."""
         reason = self._errors[-1] if self._errors else "no reason given"
         return VcutError(f"{TITLES[self._library.name]} {what} ({reason}): {advice(reason)}")
+
+
+def _collector(errors: list[str]) -> Log:
+    """Return what a logger calls: it keeps the errors."""
+
+    def log(severity: str, message: str) -> None:
+        if severity in ("ERROR", "INTERNAL_ERROR"):
+            errors.append(" ".join(message.split()))
+
+    return log
 
 
 def advice(message: str) -> str:

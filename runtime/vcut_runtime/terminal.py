@@ -108,17 +108,21 @@ def build_progress(quiet: bool) -> Iterator[Any]:
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[phase]}[/dim]"),
     )
-    with Progress(*columns, console=stderr, disable=quiet) as bars:
-        tasks: dict[str, Any] = {}
+    bars = Progress(*columns, console=stderr, disable=quiet)
+    tasks: dict[str, Any] = {}
 
-        def progress(graph: str, phase: str, done: int, total: int) -> None:
-            if graph not in tasks:
-                tasks[graph] = bars.add_task(f"engine {graph}", total=1, phase="")
-            finished = phase == "done"
-            steps = f" {done}/{total}" if total > 1 and done else ""
-            bars.update(tasks[graph], phase="" if finished else f"{phase}{steps}", completed=1 if finished else 0)
+    def progress(graph: str, phase: str, done: int, total: int) -> None:
+        bars.start()  # only now: another display may have been on before
+        if graph not in tasks:
+            tasks[graph] = bars.add_task(f"engine {graph}", total=1, phase="")
+        finished = phase == "done"
+        steps = f" {done}/{total}" if total > 1 and done else ""
+        bars.update(tasks[graph], phase="" if finished else f"{phase}{steps}", completed=1 if finished else 0)
 
+    try:
         yield progress
+    finally:
+        bars.stop()
 
 
 def _complain(message: str, code: int) -> int:

@@ -1,0 +1,284 @@
+"""Everything about running engines but the engines: on host memory, against ONNX Runtime."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fakes import FakeCuda, add_fake_engines, fake_tensorrt
+from vcut_runtime import BundleError, Pipeline, UsageError, VcutError, open_bundle
+from vcut_runtime.cuda import Cuda
+from vcut_runtime.tensorrt_backend import TensorRtBackend
+from vcut_runtime.tensorrt_library import Library
+
+LIBRARIES = ("tensorrt-rtx", "tensorrt")
+
+
+class Machine:
+    """A bundle with engines, a GPU, and a library."""
+
+    def __init__(
+        self, bundle: Path, library: str = "tensorrt-rtx", gpu: FakeCuda | None = None, **engines: Any
+    ) -> None:
+        self.bundle, self.library = bundle, library
+        self.target = add_fake_engines(bundle, library, **engines)
+        self.gpu = gpu or FakeCuda()
+        self.trt = fake_tensorrt(self.gpu, library)
+
+    def pipeline(self, **options: Any) -> Pipeline:
+        opened = open_bundle(self.bundle)
+        library = Library(self.library, self.trt, "1.2.3")  # pyright: ignore[reportArgumentType]
+        return Pipeline(opened, TensorRtBackend(opened, self.target, library, Cuda(self.gpu), **options))
+
+    def count(self, kind: str, graph: str | None = None) -> int:
+        return sum(k == kind and graph in (None, g) for k, g in self.trt.events)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VCUT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def want(small_bundle: Path, photo: Image.Image) -> np.ndarray:
+    return Pipeline.load(small_bundle, "onnxruntime-cpu")(photo, seed=5).frames
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}, {"low_memory": True}], ids=["plain", "eager", "low"])
+def test_the_same_video_as_onnxruntime_twice(
+    bundle_copy: Path, photo: Image.Image, want: np.ndarray, library: str, options: dict
+) -> None:
+    pipeline = Machine(bundle_copy, library).pipeline(**options)
+    for _ in range(2):
+        assert np.array_equal(pipeline(photo, seed=5).frames, want)
+    other = pipeline(photo, seed=6).frames
+    assert not np.array_equal(other, want)
+    assert np.array_equal(pipeline(photo, seed=5).frames, want)
+
+
+def test_the_switch_happens_at_the_cut_step(bundle_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(bundle_copy)
+    machine.pipeline()(photo, seed=0, num_inference_steps=5, cut_step=4, decode_chunk=2)
+    steps = ["semantic_binding"] * 3 + ["quality_improvement"] * 2
+    assert machine.trt.ran == ["condition", *steps, "decode", "decode"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_second_video_allocates_nothing(bundle_copy: Path, photo: Image.Image, library: str) -> None:
+    machine = Machine(bundle_copy, library)
+    pipeline = machine.pipeline()
+    pipeline(photo, seed=0)
+    before = machine.gpu.allocations
+    pipeline(photo, seed=1)
+    assert machine.gpu.allocations == before
+    assert machine.count("deserialize") == 4
+
+
+def test_one_activation_memory_for_all_engines(bundle_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(bundle_copy, activation_bytes=3 << 20)
+    pipeline = machine.pipeline()
+    pipeline(photo, seed=0)
+    assert [size for size in machine.gpu.sizes.values() if size >= 3 << 20] == [6 << 20]  # decode's
+
+
+def test_memory_is_given_back_with_the_pipeline(bundle_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(bundle_copy)
+    pipeline = machine.pipeline()
+    video = pipeline(photo, seed=0)
+    assert machine.gpu.used > 0
+    assert video.peak_memory == machine.gpu.used
+    del pipeline
+    gc.collect()
+    assert machine.gpu.used == 0
+
+
+def test_steps_are_captured_once_and_launched_from_then_on(
+    bundle_copy: Path, photo: Image.Image, want: np.ndarray
+) -> None:
+    machine = Machine(bundle_copy, "tensorrt")
+    pipeline = machine.pipeline()
+    assert np.array_equal(pipeline(photo, seed=5).frames, want)  # two steps of each stage
+    assert machine.gpu.launches == 2
+    pipeline(photo, seed=5)
+    assert machine.gpu.launches == 6
+    assert machine.count("enqueue", "semantic_binding") == 2  # eager once, captured once
+    assert pipeline.backend.notes == []
+
+
+def test_a_step_that_cannot_be_captured_runs_without_and_says_so(
+    bundle_copy: Path, photo: Image.Image, want: np.ndarray
+) -> None:
+    machine = Machine(bundle_copy, "tensorrt")
+    machine.gpu.capture_works = False
+    pipeline = machine.pipeline()
+    assert np.array_equal(pipeline(photo, seed=5).frames, want)
+    assert machine.gpu.launches == 0
+    assert len(pipeline.backend.notes) == 2
+    assert "could not be captured" in pipeline.backend.notes[0]
+
+
+def test_tensorrt_rtx_captures_by_itself(bundle_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(bundle_copy)
+    backend: Any = machine.pipeline().backend
+    for graph in ("condition", "semantic_binding", "quality_improvement", "decode"):
+        backend.load(graph)
+        strategy = backend._loaded[graph].context.config.cuda_graph_strategy
+        assert (strategy == "whole graph") == (graph in ("semantic_binding", "quality_improvement"))
+    off: Any = machine.pipeline(cuda_graphs=False).backend
+    off.load("semantic_binding")
+    assert off._loaded["semantic_binding"].context.config.cuda_graph_strategy == "disabled"
+
+
+def test_low_memory_keeps_one_engines_weights_and_every_context(bundle_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(bundle_copy)
+    pipeline = machine.pipeline(low_memory=True)
+    pipeline(photo, seed=0)
+    pipeline(photo, seed=1)
+    assert machine.trt.most_resident == 1
+    assert machine.count("deserialize") == 4  # contexts, and the kernels compiled for them, stay
+    assert machine.count("unload_weights") == 7
+
+
+def test_low_memory_without_unloading_opens_engines_again(bundle_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(bundle_copy, "tensorrt")
+    pipeline = machine.pipeline(low_memory=True)
+    pipeline(photo, seed=0)
+    pipeline(photo, seed=1)
+    assert machine.trt.most_resident == 1
+    assert machine.count("deserialize") == 8
+
+
+def test_low_memory_is_chosen_where_not_all_fit(bundle_copy: Path) -> None:
+    room = (1 << 30) + (512 << 20)
+    machine = Machine(bundle_copy, gpu=FakeCuda(total=room), weight_bytes=300 << 20)
+    backend: Any = machine.pipeline().backend
+    assert backend.low_memory
+    assert "low memory mode" in " ".join(backend.notes)
+    backend = Machine(bundle_copy, gpu=FakeCuda(total=2 * room), weight_bytes=300 << 20).pipeline().backend
+    assert not backend.low_memory
+    assert backend.notes == []
+
+
+def test_a_gpu_too_small_for_one_engine_is_refused(bundle_copy: Path) -> None:
+    machine = Machine(bundle_copy, gpu=FakeCuda(total=1 << 30), weight_bytes=900 << 20)
+    with pytest.raises(VcutError, match=r"need .* GB of GPU memory, .* GB are free on Fake A10") as caught:
+        machine.pipeline()
+    assert "\n" not in str(caught.value)
+
+
+def test_memory_that_runs_out_is_one_line(bundle_copy: Path) -> None:
+    machine = Machine(bundle_copy)
+    pipeline = machine.pipeline()
+    machine.gpu.total = machine.gpu.used + (1 << 20)  # another program took the rest
+    with pytest.raises(VcutError, match=r"out of memory for activations .*--low-memory"):
+        pipeline.backend.load("decode")
+
+
+def test_an_exchanged_engine_is_refused_before_it_is_loaded(bundle_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(bundle_copy)
+    pipeline = machine.pipeline()
+    file = bundle_copy / "engines" / machine.target / "semantic_binding.engine"
+    file.write_bytes(file.read_bytes().replace(b"semantic", b"Semantic"))
+    with pytest.raises(BundleError, match="sha256"):
+        pipeline(photo, seed=0)
+    assert machine.count("deserialize", "semantic_binding") == 0
+    assert machine.count("deserialize", "Semantic_binding") == 0
+
+
+def test_an_engine_with_other_tensors_than_the_manifests_is_refused(bundle_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(bundle_copy, outputs=[{"name": "frames", "dtype": "float32", "shape": [1]}])
+    with pytest.raises(BundleError, match="does not have the"):
+        machine.pipeline()(photo, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("CUDA out of memory", "--low-memory"),
+        ("engine header version mismatch", "vcut build"),
+        ("unsupported_cc: no kernels", "--gpu this"),
+        ("CUDA driver insufficient", "driver"),
+        ("something else", "--force"),
+    ],
+)
+def test_what_the_library_refuses_is_one_line_with_advice(
+    bundle_copy: Path, photo: Image.Image, said: str, advice: str
+) -> None:
+    machine = Machine(bundle_copy, refuse=said)
+    with pytest.raises(VcutError, match=said) as caught:
+        machine.pipeline()(photo, seed=0)
+    assert advice in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failing_step_names_its_graph(bundle_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(bundle_copy)
+    machine.trt.fail_in, machine.trt.fail_with = "quality_improvement", "Error Code 1:\n Cuda Runtime"
+    with pytest.raises(VcutError, match=r"TensorRT-RTX failed in quality_improvement \(Error Code 1: Cuda Runtime\)"):
+        machine.pipeline()(photo, seed=0)
+
+
+def test_more_frames_than_the_decode_engine_takes(bundle_copy: Path, photo: Image.Image) -> None:
+    pipeline = Machine(bundle_copy, decode_frames=2).pipeline()
+    with pytest.raises(UsageError, match=r"takes up to 2 frames.*--decode-chunk 3"):
+        pipeline(photo, decode_chunk=3)
+
+
+def test_missing_engines_are_named(bundle_copy: Path) -> None:
+    machine = Machine(bundle_copy)
+    path = bundle_copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["engines"][machine.target]["engines"]["decode"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="lack decode: run 'vcut build"):
+        machine.pipeline()
+
+
+def test_compiled_kernels_are_kept_for_the_next_program(bundle_copy: Path, photo: Image.Image, tmp_path: Path) -> None:
+    machine = Machine(bundle_copy)
+    machine.pipeline()(photo, seed=0)
+    assert machine.count("compile") == 4
+    assert len(list((tmp_path / "cache/kernels").iterdir())) == 4
+    machine.pipeline()(photo, seed=0)
+    assert machine.count("compile") == 4
+    elsewhere = Machine(bundle_copy, gpu=FakeCuda(name="Other A10"))
+    elsewhere.pipeline()(photo, seed=0)
+    assert elsewhere.count("compile") == 4
+
+
+def test_a_cache_that_cannot_be_written_is_no_failure(
+    bundle_copy: Path, photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VCUT_CACHE", str(tmp_path / "file"))
+    pipeline = Machine(bundle_copy).pipeline()
+    pipeline(photo, seed=0)
+    assert "could not be kept" in pipeline.backend.notes[0]
+
+
+def test_timings_are_the_gpus_and_progress_tells_of_finished_steps(bundle_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(bundle_copy)
+    seen: list[tuple[str, int, int]] = []
+    video = machine.pipeline()(photo, seed=0, progress=lambda *what: seen.append(what))
+    assert set(video.timings) == {"load", "condition", "semantic_binding", "quality_improvement", "decode"}
+    # The fake clock moves by a millisecond for each thing done: seven inputs and a run, then three inputs and a run.
+    assert video.timings["semantic_binding"] == pytest.approx(0.012)
+    steps = [what for what in seen if what[0] == "semantic_binding"]
+    assert [done for _, done, _ in steps] == [0, 2]
+    assert all(total == 2 for *_, total in steps)
+
+
+def test_callback_sees_every_steps_latents(bundle_copy: Path, photo: Image.Image, small_bundle: Path) -> None:
+    mine: list[np.ndarray] = []
+    theirs: list[np.ndarray] = []
+    Machine(bundle_copy, "tensorrt").pipeline()(photo, seed=3, callback=lambda step, x: mine.append(x))
+    Pipeline.load(small_bundle, "onnxruntime-cpu")(photo, seed=3, callback=lambda step, x: theirs.append(x))
+    assert len(mine) == 4
+    assert all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
