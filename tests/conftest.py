@@ -42,6 +42,20 @@ def make_checkpoint(folder: Path, **components: dict) -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none that cuda-python can use."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        from vcut_runtime import VcutError
+        from vcut_runtime.cuda import Cuda
+
+        try:
+            Cuda()
+        except VcutError as error:
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test draws the same numbers alone and in company; torch stays out of tests that do without."""

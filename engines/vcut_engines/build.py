@@ -182,7 +182,13 @@ def _recipes(manifest: Manifest, target: Target, decode_chunk: int | None) -> di
         return {t.name: Profile(sized(t, 1), sized(t, chunk), sized(t, chunk)) for t in dynamic}
 
     return {
-        name: Recipe(target.library, target.version, target.compute_capability, profile(manifest.graphs[name]))
+        name: Recipe(
+            library=target.library,
+            version=target.version,
+            compute_capability=target.compute_capability,
+            profile=profile(manifest.graphs[name]),
+            tf32=manifest.precision != "fp32",
+        )
         for name in GRAPHS
     }
 

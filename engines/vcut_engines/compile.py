@@ -6,7 +6,7 @@ The same code drives TensorRT and TensorRT-RTX. Networks are strongly typed: the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Recipe(msgspec.Struct, frozen=True):
     version: str
     compute_capability: str | None
     profile: dict[str, Profile]
+    tf32: bool  # let fp32 layers round their inputs to 10 bits of mantissa, which is what fp16 has
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -136,6 +137,8 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: Job) -> N
                 raise VcutError(f"TensorRT-RTX refuses compute capability {capability}: choose another --gpu")
     elif capability is None:
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if not job.recipe.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
     if job.recipe.profile:
         profile = builder.create_optimization_profile()
         for name, shapes in job.recipe.profile.items():
@@ -230,8 +233,3 @@ def _worst(errors: list[str]) -> str:
 def _shorten(message: str) -> str:
     message = re.sub(r"\[ONNX Layer: [^\]]*\]", "", message)
     return message if len(message) <= 400 else f"{message[:400]} ..."
-
-
-def shapes(profile: Mapping[str, Profile]) -> dict[str, list[tuple[int, ...]]]:
-    """Return a profile as plain numbers, for people and JSON."""
-    return {name: [one.min, one.opt, one.max] for name, one in profile.items()}
