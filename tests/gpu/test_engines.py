@@ -60,12 +60,13 @@ def with_engines(bundle: Path, library: str, folders: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def video_inputs(photo: Image.Image) -> dict[str, Any]:
-    draw = np.random.default_rng(7)
+def video_inputs(compiled: Path, photo: Image.Image) -> dict[str, Any]:
+    manifest, draw = open_bundle(compiled).manifest, np.random.default_rng(7)
+    size = (manifest.width, manifest.height)
     return {
-        "image": photo.resize((96, 64), Image.Resampling.LANCZOS),
-        "latents": draw.standard_normal((1, 14, 4, 8, 12), dtype=np.float32),
-        "noise": draw.standard_normal((1, 3, 64, 96), dtype=np.float32),
+        "image": photo.resize(size, Image.Resampling.LANCZOS),
+        "latents": draw.standard_normal((1, manifest.frames, *manifest.latent_shape), dtype=np.float32),
+        "noise": draw.standard_normal((1, 3, *size[::-1]), dtype=np.float32),
     }
 
 

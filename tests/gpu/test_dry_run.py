@@ -1,0 +1,50 @@
+"""The GPU tests themselves, on a GPU and a TensorRT made of host memory: what could pass nowhere shows here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vcut_runtime.cuda
+import vcut_runtime.tensorrt_library
+from fakes import FakeCuda, add_fake_engines, fake_tensorrt
+from gpu import test_engines as real
+from vcut_runtime.tensorrt_library import Library
+
+for _name in dir(real):
+    if _name.startswith("test_"):
+        globals()[_name] = getattr(real, _name)
+video_inputs, want = real.video_inputs, real.want
+
+
+@pytest.fixture(scope="module", params=["tensorrt-rtx", "tensorrt"])
+def library(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fake_machine(library: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    gpu = FakeCuda()
+    trt = fake_tensorrt(gpu, library)
+    cuda = vcut_runtime.cuda.Cuda
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VCUT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(vcut_runtime.cuda, "Cuda", lambda: cuda(gpu))
+        patch.setattr(vcut_runtime.tensorrt_library, "load_library", lambda name: Library(name, trt, "1.2.3"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def compiled(small_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = Path(shutil.copytree(small_bundle, tmp_path_factory.mktemp("fake") / "bundle"))
+    add_fake_engines(copy, library)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def compiled_fp16(compiled: Path) -> Path:
+    return compiled
