@@ -19,9 +19,10 @@ import typer
 from vcut_bench.machine import provenance
 
 RUNS = (
-    "vcut-export --model svd-xt --random-weights --precision fp16",
-    "vcut-export --model svd-tiny",
-    "vcut-export --model svd-tiny",  # again: recognised, nothing rebuilt
+    "vcut-export --model svd-xt --random-weights --engines tensorrt-rtx --gpu a10",
+    "vcut-export --model svd-xt --random-weights --engines tensorrt-rtx --gpu a10",  # again: recognised
+    "vcut-export --model svd-tiny --engines none",
+    "vcut-export --model svd-tiny --engines none",
 )
 
 
@@ -41,11 +42,13 @@ def measure(command: str, folder: Path) -> dict[str, Any]:
     return {
         "command": command,
         "rebuilt": facts["rebuilt"],
+        "engines_built": facts["engines"]["built"] if facts["engines"] else [],
         "seconds": time.perf_counter() - start,
         "peak_memory_bytes": usage.ru_maxrss * 1024,
         "bundle_bytes": facts["bundle_bytes"],
         "unet_weight_bytes": unet.stat().st_size,
         "stages": facts["seconds"],
+        "engines": facts["engines"],
     }
 
 

@@ -6,8 +6,10 @@ import datetime
 import os
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+_LIBRARIES = ("vcut", "torch", "diffusers", "onnxruntime", "tensorrt-rtx-cu13", "tensorrt")
 
 
 def provenance(module: str) -> dict[str, Any]:
@@ -16,5 +18,12 @@ def provenance(module: str) -> dict[str, Any]:
         "command": " ".join(["python -m", module, *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("vcut", "torch", "diffusers", "onnxruntime")},
+        "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

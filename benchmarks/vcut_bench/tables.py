@@ -46,18 +46,26 @@ def _step_loop(result: dict[str, Any]) -> str:
 
 
 def _export(result: dict[str, Any]) -> str:
-    rows = ["| compile | time | peak memory | bundle | UNet weights on disk |", "|---|---|---|---|---|"]
+    rows = ["| compile | time | peak memory | graphs | engines |", "|---|---|---|---|---|"]
     for run in result["runs"]:
-        memory, size, unet = (run[key] / 1e9 for key in ("peak_memory_bytes", "bundle_bytes", "unet_weight_bytes"))
+        engines = (run["engines"] or {}).get("engines", {})
+        engine_bytes = sum(engine["bytes"] for engine in engines.values())
+        again = "" if run["rebuilt"] or run["engines_built"] else ", again"
         cells = (
-            f"`{run['command']}`",
+            f"`{run['command']}`{again}",
             f"{run['seconds']:.1f} s",
-            f"{memory:.1f} GB",
-            f"{size:.3f} GB",
-            f"{unet:.3f} GB",
+            f"{run['peak_memory_bytes'] / 1e9:.1f} GB",
+            f"{(run['bundle_bytes'] - engine_bytes) / 1e9:.3f} GB",
+            f"{engine_bytes / 1e9:.3f} GB" if engines else "",
         )
         rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*rows, "", _source(result, "the whole process, cold")])
+    engines = next(run["engines"]["engines"] for run in result["runs"] if run["engines"])
+    rows += ["", "| SVD-XT's engines | built in | size | activations | weights |", "|---|---|---|---|---|"]
+    for name, engine in engines.items():
+        sizes = [f"{engine[key] / 1e9:.2f} GB" for key in ("bytes", "activation_bytes", "weight_bytes")]
+        rows.append(f"| `{name}` | {engine['build_seconds']:.0f} s | {' | '.join(sizes)} |")
+    what = "whole processes, the first of each kind cold; memory of the largest process"
+    return "\n".join([*rows, "", _source(result, what)])
 
 
 def _source(result: dict[str, Any], what: str, shape: dict[str, int] | None = None) -> str:

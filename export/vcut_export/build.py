@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 
 from vcut_export import weights
+from vcut_export.feed_forward import chunk_feed_forwards
 from vcut_export.fold import Projection, fold, project_cross_attention
 from vcut_export.graphs import Condition, Decode, QualityImprovement, SemanticBinding
 from vcut_export.onnx_files import write_graph, write_weights
@@ -47,6 +48,7 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
         with clock("fold cross-attention"):
             projection = project_cross_attention(unet, plan.tca)
             packed = fold(unet, projection, plan.frames)
+            chunk_feed_forwards(unet)
             slices = projection.slices
             writer.bias_channels = len(projection.bias)
         if "semantic_binding" in stale:
