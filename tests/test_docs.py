@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import typer
 
+from vcut_engines.cli import build_command
 from vcut_export.cli import export_command
 from vcut_runtime import cli, manifest
 
@@ -25,8 +26,15 @@ def options(command: str) -> set[str]:
     app = typer.Typer(add_completion=False)
     app.command()(export_command)
     group: Any = typer.main.get_command(cli.app)
-    commands = {"export": typer.main.get_command(app), **group.commands}
-    return {option for parameter in commands[command].params for option in parameter.opts} | {"--help"}
+    building = typer.Typer(add_completion=False)
+    building.command()(build_command)
+    commands = {
+        "export": typer.main.get_command(app),
+        "build": typer.main.get_command(building),
+        **group.commands,
+    }
+    parameters = commands[command].params
+    return {option for p in parameters for option in (*p.opts, *p.secondary_opts)} | {"--help"}
 
 
 def test_commands_in_the_readme_exist_with_their_options() -> None:
@@ -39,12 +47,16 @@ def test_commands_in_the_readme_exist_with_their_options() -> None:
 
 
 def test_options_named_in_the_readme_exist() -> None:
-    known = options("export") | options("run") | options("inspect")
+    known = options("export") | options("build") | options("run") | options("inspect")
     named = set(re.findall(r"`(--[a-z-]+)", README))
     assert named <= known, named - known
-    table = README.split("## Compile")[1].split("## Run")[0]
-    missing = {o for o in options("export") if o.startswith("--")} - set(re.findall(r"(--[a-z-]+)", table))
-    assert missing <= {"--help", "--engines", "--seed"}
+    section = README.split("## Compile")[1].split("## Run")[0]
+    for command in ("export", "build"):
+        missing = {o for o in options(command) if o.startswith("--")} - set(re.findall(r"(--[a-z-]+)", section))
+        assert missing <= {"--help", "--seed"}, command
+    section = README.split("## Run")[1].split("## Exact")[0]
+    missing = {o for o in options("run") if o.startswith("--")} - set(re.findall(r"(--[a-z-]+)", section))
+    assert missing <= {"--help", "--no-low-memory", "--cuda-graphs", "--steps", "--output", "--json", "--quiet"}
 
 
 def test_make_targets_in_the_docs_exist() -> None:
@@ -74,10 +86,11 @@ def test_links_lead_somewhere() -> None:
 def test_the_format_page_names_every_field() -> None:
     records = [manifest.Manifest, manifest.Model, manifest.Scheduler, manifest.Guidance, manifest.BiasSlice]
     records += [manifest.GraphEntry, manifest.FileEntry, manifest.TensorSpec]
+    records += [manifest.EngineSet, manifest.EngineEntry, manifest.Profile]
     for record in records:
         for field in msgspec.structs.fields(record):
             assert f"`{field.encode_name}`" in FORMAT, f"{record.__name__}.{field.encode_name}"
-    assert f"| `schema_version` | int | {manifest.SCHEMA_VERSION} |" in FORMAT
+    assert f"| `schema_version` | int | {manifest.SCHEMA_VERSION};" in FORMAT
 
 
 def test_the_format_page_has_the_graphs_own_names(small_bundle: Path) -> None:
