@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +115,14 @@ def build(
     seconds["check"] = time.perf_counter() - start
     made: dict[str, EngineEntry] = {}
     warnings: dict[str, list[str]] = {}
+    written: dict[Path, Path] = {}
     folder = opened.root / "engines" / target.name
     with _new_files(folder) as new:
         for name in stale:
             start = time.perf_counter()
             path = folder / f"{name}.{keys[name][:12]}.engine"
             partial = new(path)
+            written[partial] = path
             done, warnings[name] = _compile(opened, name, recipes[name], target, partial, verbose, progress)
             seconds[name] = time.perf_counter() - start
             made[name] = _entry(opened, name, path, partial, keys[name], recipes[name], done, seconds[name])
@@ -131,7 +133,7 @@ def build(
             gpu=target.gpu,
             engines={name: {**kept, **made}[name] for name in GRAPHS},
         )
-        _publish(opened, target.name, result)
+        _publish(opened, target.name, result, written)
     return BuildResult(
         bundle=opened.root,
         target=target.name,
@@ -228,8 +230,9 @@ def _compile(
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(msgspec.json.encode(job))
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # it died already; what it said comes below
+                process.stdin.write(msgspec.json.encode(job))
+                process.stdin.close()
             last: dict[str, Any] = {}
             with _following(log, verbose) as follow:
                 for line in process.stdout:
@@ -255,7 +258,7 @@ def _compile(
 
 def _died(code: int, title: str, name: str, native: list[str], log: Path) -> str:
     """Return one line for a builder that said nothing more."""
-    if code == -signal.SIGKILL:
+    if code == -9:  # SIGKILL; Windows has no such name
         return (
             f"{title} was killed while building {name}, most likely for want of memory (this machine has "
             f"{total_memory() / 1e9:.0f} GB): close other programs, or export smaller sizes; log: {log}"
@@ -293,18 +296,20 @@ def _entry(
 
 @contextmanager
 def _new_files(folder: Path) -> Iterator[Callable[[Path], Path]]:
-    """Yield a function that gives a file to write in place of a path; all take their places at the end, or vanish.
+    """Yield a function that gives a file to write in place of a path.
 
-    Engines are named after what they were made from, so a new one never takes an old one's place.
+    If the body ends well, all have taken their places by then (:func:`_publish`); otherwise nothing of them is left.
+    Engines are named after what they were made from, so a new one never takes the place of an old one in use.
     """
     partials: dict[Path, Path] = {}
+    existed = folder.exists()
 
     def new(path: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
+        _drop_left_over(folder)
         partials[path] = folder / f".{path.name}.partial-{os.getpid()}"
         return partials[path]
 
-    existed = folder.exists()
     try:
         yield new
     except OSError as error:
@@ -318,12 +323,22 @@ def _new_files(folder: Path) -> Iterator[Callable[[Path], Path]]:
                     empty.rmdir()
 
 
-def _publish(bundle: Bundle, target: str, engines: EngineSet) -> None:
-    """Move new engines into place, replace the manifest in one step, then drop what it no longer names."""
-    folder = bundle.root / "engines" / target
-    for partial in folder.glob(f".*.partial-{os.getpid()}"):
-        partial.replace(folder / partial.name.removeprefix(".").removesuffix(f".partial-{os.getpid()}"))
-    manifest = bundle.manifest
+def _drop_left_over(folder: Path) -> None:
+    """Remove what a killed build could not: files of processes that are no more."""
+    for partial in folder.glob(".*.partial-*"):
+        try:
+            os.kill(int(partial.name.rsplit("-", 1)[1]), 0)
+        except ProcessLookupError:
+            partial.unlink(missing_ok=True)
+        except (ValueError, OSError):  # another user's, or not ours
+            continue
+
+
+def _publish(bundle: Bundle, target: str, engines: EngineSet, made: Mapping[Path, Path]) -> None:
+    """Move the new engines ``made`` (place by file) into place, replace the manifest, drop what it names no more.
+
+    Replacing the manifest is one step of the file system: before it the bundle is the old one, after it the new one.
+    """
     try:
         manifest = open_bundle(bundle.root, hashes=False).manifest  # another build may have finished meanwhile
     except BundleError as error:
@@ -335,32 +350,26 @@ def _publish(bundle: Bundle, target: str, engines: EngineSet) -> None:
     )
     with tempfile.NamedTemporaryFile(dir=bundle.root, prefix=f".{MANIFEST}.", delete=False) as file:
         file.write(encode(manifest))
-    partial = Path(file.name)
+    partial, placed = Path(file.name), []
     try:
         partial.chmod(0o644)
-        open_bundle_like = replace(bundle, manifest=manifest)
-        check_engines_whole(open_bundle_like)
+        for written, place in made.items():
+            placed.append(place)
+            written.replace(place)
         partial.replace(bundle.root / MANIFEST)
+        placed.clear()
     finally:
         partial.unlink(missing_ok=True)
+        for place in placed:
+            place.unlink(missing_ok=True)
     named = {bundle.root / entry.file for entry in engines.engines.values()}
-    for path in folder.iterdir():
+    for path in (bundle.root / "engines" / target).glob("*.engine"):
         if path not in named:
             path.unlink()
 
 
-def check_engines_whole(bundle: Bundle) -> None:
-    """Raises VcutError if an engine that the manifest names is not there at its size."""
-    for entry in bundle.manifest.engine_files():
-        path = bundle.path(entry)
-        if not path.is_file() or path.stat().st_size != entry.bytes:
-            raise VcutError(f"the engine {entry.file} did not reach the bundle: check the disk, then build again")
-
-
 def _check_room(bundle: Bundle, stale: tuple[str, ...]) -> None:
     """Refuse early what would fail after minutes: a full disk, a machine without the memory."""
-    import shutil
-
     manifest = bundle.manifest
     weights = [manifest.weights[manifest.graphs[name].weights].bytes for name in stale]
     free = shutil.disk_usage(bundle.root).free

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.cuda import Cuda
+from vcut_runtime.errors import UsageError
 from vcut_runtime.manifest import GRAPHS, EngineSet
-from vcut_runtime.tensorrt_library import Library
+from vcut_runtime.tensorrt_library import Library, load_library
 
 _HEADER = 4096  # more than any library's engine_header_size (TensorRT-RTX 1.7: 64)
+
+
+def target_verdict(bundle: Bundle, target: str) -> str:
+    """Return ``yes``, or ``no: why``: whether the engines ``target`` can run on this machine."""
+    try:
+        library = load_library(bundle.manifest.engines[target].library)
+        refusal = why_invalid(bundle, target, library, Cuda())
+    except UsageError as error:
+        refusal = str(error)
+    return "yes" if refusal is None else f"no: {refusal}"
 
 
 def why_invalid(bundle: Bundle, target: str, library: Library, cuda: Cuda) -> str | None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from vcut_runtime.backends import describe_target, verdicts
 from vcut_runtime.bundle import open_bundle
+from vcut_runtime.engine_validity import target_verdict
 from vcut_runtime.manifest import TensorSpec
 
 
@@ -63,6 +64,7 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
                 "version": engines.version,
                 "compute_capability": engines.compute_capability,
                 "for": describe_target(engines),
+                "valid_here": target_verdict(bundle, target),
                 "engines": {
                     name: {
                         "file": engine.file,
@@ -108,12 +110,13 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
         files.add_row(name, _size(entry["bytes"]), entry["sha256"][:12])
     yield files
     for target, engines in d["engines"].items():
-        yield f"engines {target}: {engines['library']} {engines['version']}, {engines['for']}"
+        yield Text(f"engines {target}: {engines['library']} {engines['version']}, {engines['for']}")
         table = Table("engine", "size", "activations", "weights", "layers", "built in")
         for name, engine in engines["engines"].items():
             sizes = [_size(engine[key]) for key in ("bytes", "activation_bytes", "weight_bytes")]
             table.add_row(name, *sizes, str(engine["layers"]), f"{engine['build_seconds']:.0f} s")
         yield table
+        yield Text(f"valid on this machine: {engines['valid_here']}")
     backends = Table("backend", "runs here")
     for name, verdict in d["runs_here"].items():
         backends.add_row(name, Text(verdict))  # its brackets are no markup
