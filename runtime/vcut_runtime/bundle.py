@@ -106,6 +106,8 @@ def _check_content(manifest: Manifest) -> None:
     sizes = (manifest.height, manifest.width, manifest.frames, manifest.latent_channels, manifest.vae_scale_factor)
     if min(*sizes, manifest.steps, manifest.decode_chunk) < 1:
         raise ValueError("the manifest gives a size below 1: export the bundle again with --force")
+    if not 0 <= 2 * manifest.decode_overlap < manifest.decode_chunk:
+        raise ValueError("the manifest's decode_overlap does not fit its decode_chunk: export the bundle again")
     if not 1 <= manifest.cut_step <= manifest.steps + 1:
         raise ValueError(f"the manifest's cut step {manifest.cut_step} is outside 1..{manifest.steps + 1}")
     scheduler = manifest.scheduler

@@ -65,6 +65,10 @@ def run(
     noise_aug_strength: Annotated[float, typer.Option(help="Noise added to the photograph.")] = 0.02,
     seed: Annotated[int | None, typer.Option(help="Seed; image i gets seed + i. [default: random]")] = None,
     decode_chunk: Annotated[int | None, typer.Option(help="Frames decoded at a time. [default: the bundle's]")] = None,
+    decode_overlap: Annotated[
+        int | None,
+        typer.Option(help="Frames decoded beside each chunk for context and not kept. [default: the bundle's]"),
+    ] = None,
     fit: Annotated[
         str, typer.Option(help="Fit an image of another shape: stretch (as diffusers) or crop.")
     ] = "stretch",
@@ -120,6 +124,7 @@ def run(
                 noise_aug_strength=noise_aug_strength,
                 seed=first + i,
                 decode_chunk=decode_chunk,
+                decode_overlap=decode_overlap,
                 fit=fit,
                 progress=progress,
             )

@@ -40,6 +40,7 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
         "cut_step": manifest.cut_step,
         "guidance": [manifest.guidance.min, manifest.guidance.max],
         "decode_chunk": manifest.decode_chunk,
+        "decode_overlap": manifest.decode_overlap,
         "sca_bias_channels": manifest.bias_channels,
         "bytes": sum(entry.bytes for entry in manifest.files()),
         "hashes": "match" if hashes else "not read",

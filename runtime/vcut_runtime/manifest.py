@@ -139,6 +139,7 @@ class Manifest(_Record, frozen=True):
     sca_bias: tuple[BiasSlice, ...]
     graphs: dict[str, GraphEntry]
     weights: dict[str, FileEntry]
+    decode_overlap: int = 0  # frames decoded on each side of a chunk and not kept
     engines: dict[str, EngineSet] = msgspec.field(default_factory=dict)  # by target
 
     @property

@@ -21,11 +21,13 @@ from vcut_runtime.errors import UsageError
 from vcut_runtime.images import Fit, ImageLike, load_image
 from vcut_runtime.manifest import Manifest
 from vcut_runtime.schedule import (
+    Chunk,
     QualityBias,
     StageName,
     Step,
     added_time_ids,
     check_cut_step,
+    decode_chunks,
     default_cut_step,
     guidance_scale,
     plan_steps,
@@ -53,6 +55,7 @@ class Options(TypedDict, total=False):
     latents: np.ndarray | None
     noise: np.ndarray | None
     decode_chunk: int | None
+    decode_overlap: int | None
     fit: Fit
     callback: Callback | None
     progress: Progress | None
@@ -68,7 +71,7 @@ class _Run:
     fps: int
     motion_bucket_id: float
     noise_aug_strength: float
-    decode_chunk: int
+    chunks: list[Chunk]
     callback: Callback | None
     progress: Progress
 
@@ -132,6 +135,7 @@ class Pipeline:
         latents: np.ndarray | None = None,
         noise: np.ndarray | None = None,
         decode_chunk: int | None = None,
+        decode_overlap: int | None = None,
         fit: Fit = "stretch",
         callback: Callback | None = None,
         progress: Progress | None = None,
@@ -156,6 +160,8 @@ class Pipeline:
                 of n images [n, F, C, h, w], or [1, ...] for all.
             noise: standard normal [1, 3, H, W] for the noise augmentation, likewise.
             decode_chunk: frames decoded at a time; the bundle's by default.
+            decode_overlap: frames decoded on each side of a chunk for context and not kept; the bundle's by default,
+                or what the chunk has room for. 0 is diffusers' ``decode_chunk_size``.
             fit: how an image of another size is fitted, see :func:`vcut_runtime.images.load_image`.
             callback: called after each step with the step and its latents [1, F, C, h, w].
             progress: called with stage, done and total, from 0 to total.
@@ -169,8 +175,9 @@ class Pipeline:
         if steps < 1:
             raise UsageError(f"num_inference_steps is {steps}: give at least 1")
         cut = default_cut_step(manifest, steps) if cut_step == BUNDLE_DEFAULT else check_cut_step(cut_step, steps)
-        chunk = manifest.decode_chunk if decode_chunk is None else decode_chunk
         most = self.backend.max_decode_chunk()
+        usual = manifest.decode_chunk if most is None else min(manifest.decode_chunk, most)
+        chunk = usual if decode_chunk is None else decode_chunk
         if chunk < 1:
             raise UsageError(f"decode_chunk is {chunk}: give at least 1 frame")
         if most is not None and chunk > most:
@@ -178,6 +185,9 @@ class Pipeline:
                 f"decode_chunk is {chunk}, the decode engine takes up to {most} frames: give at most {most}, "
                 f"or run 'vcut build --decode-chunk {chunk}'"
             )
+        overlap = min(manifest.decode_overlap, (chunk - 1) // 2) if decode_overlap is None else decode_overlap
+        if overlap < 0:
+            raise UsageError(f"decode_overlap is {overlap}: give 0 or more frames")
         if not 1 <= fps <= 1000:
             raise UsageError(f"fps is {fps}: give at least 1 and at most 1000")
         if noise_aug_strength < 0:
@@ -202,7 +212,7 @@ class Pipeline:
             fps=fps,
             motion_bucket_id=motion_bucket_id,
             noise_aug_strength=noise_aug_strength,
-            decode_chunk=chunk,
+            chunks=decode_chunks(manifest.frames, chunk, overlap),
             callback=callback,
             progress=progress or (lambda stage, done, total: None),
         )
@@ -284,16 +294,17 @@ class Pipeline:
 
     def _decode(self, run: _Run, latents: np.ndarray, clock: _Clock) -> np.ndarray:
         """Latents [1, F, C, h, w] to frames [F, H, W, 3], a chunk at a time."""
-        total, chunks = latents.shape[1], []
+        total, decoded = latents.shape[1], []
         run.progress("decode", 0, total)
         self._load("decode", clock)
-        for start in range(0, total, run.decode_chunk):
-            chunk = self.backend.upload(latents[0, start : start + run.decode_chunk])
+        for chunk in run.chunks:
+            inputs = {"latents": self.backend.upload(latents[0, chunk.start : chunk.stop])}
             with clock.stage("decode"):
-                frames = self.backend.run("decode", {"latents": chunk})["frames"]
-            chunks.append(self.backend.download(frames))
-            run.progress("decode", min(start + run.decode_chunk, total), total)
-        return np.concatenate(chunks)
+                frames = self.backend.run("decode", inputs)["frames"]
+            kept = slice(chunk.keep_from - chunk.start, chunk.keep_to - chunk.start)
+            decoded.append(self.backend.download(frames)[kept])
+            run.progress("decode", chunk.keep_to, total)
+        return np.concatenate(decoded)
 
     def _load(self, graph: str, clock: _Clock) -> None:
         start = time.perf_counter()

@@ -82,6 +82,42 @@ def stage_bias(sca_bias: np.ndarray, kind: QualityBias) -> np.ndarray:
     return sca_bias.mean(axis=0, keepdims=True) if kind == "mean" else sca_bias[1:]
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Frames ``start`` .. ``stop`` are decoded together; of them ``keep_from`` .. ``keep_to`` are kept."""
+
+    start: int
+    stop: int
+    keep_from: int
+    keep_to: int
+
+
+def decode_chunks(frames: int, size: int, overlap: int) -> list[Chunk]:
+    """Return the chunks that decode ``frames`` frames, at most ``size`` at a time.
+
+    The VAE decoder mixes neighbouring frames, so a frame at a chunk's edge would lack its neighbours: at every seam
+    ``overlap`` frames on each side are decoded for context and not kept. ``size`` must be more than twice that.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if size >= frames:
+        return [Chunk(0, frames, 0, frames)]
+    if size <= 2 * overlap:
+        raise UsageError(
+            f"chunks of {size} frames are too small for {overlap} frames of overlap on both sides: decode at least "
+            f"{2 * overlap + 1} at a time, or lower the overlap"
+        )
+    chunks, done = [], 0
+    while done < frames:
+        start = min(max(0, done - overlap), frames - size)  # the last chunk has all the context it can
+        stop = start + size
+        keep_to = frames if stop == frames else stop - overlap
+        chunks.append(Chunk(start, stop, done, keep_to))
+        done = keep_to
+    return chunks
+
+
 def default_cut_step(manifest: Manifest, steps: int) -> int:
     """Return the bundle's cut step for a run of ``steps`` steps."""
     return manifest.cut_step if steps == manifest.steps else scale_cut_step(manifest.cut_step, manifest.steps, steps)
