@@ -172,6 +172,11 @@ def summary(result: BuildResult) -> dict[str, Any]:
 def _recipes(manifest: Manifest, target: Target, decode_chunk: int | None) -> dict[str, Recipe]:
     """What each engine is built with: the step graphs' shapes are fixed, decode's frames range up to the chunk."""
     chunk = manifest.decode_chunk if decode_chunk is None else decode_chunk
+    if manifest.decode_frames not in (None, chunk):
+        raise UsageError(
+            f"--decode-chunk {chunk}: this bundle's decode graph takes {manifest.decode_frames} frames at a time, "
+            f"export it with --decode-chunk {chunk}"
+        )
     if not 1 <= chunk <= manifest.frames:
         raise UsageError(f"--decode-chunk {chunk} is outside 1..{manifest.frames}, the frames of this bundle's videos")
 

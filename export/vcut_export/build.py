@@ -48,7 +48,8 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
         with clock("fold cross-attention"):
             projection = project_cross_attention(unet, plan.tca)
             packed = fold(unet, projection, plan.frames)
-            chunk_feed_forwards(unet)
+            if plan.low_memory:
+                chunk_feed_forwards(unet)
             slices = projection.slices
             writer.bias_channels = len(projection.bias)
         if "semantic_binding" in stale:
@@ -65,7 +66,8 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
         if "condition" in stale and projection is not None:
             rest["condition"] = _condition(plan, projection)
         if "decode" in stale:
-            rest["decode"] = Decode(weights.load_vae(plan.checkpoint, plan.precision, DTYPES[plan.precision]))
+            vae = weights.load_vae(plan.checkpoint, plan.precision, DTYPES[plan.precision])
+            rest["decode"] = Decode(vae, plan.frames_at_once)
     if rest:
         writer.write(rest)
     return Built(writer.graphs, writer.weights, slices)
@@ -159,6 +161,7 @@ def _spec(plan: Plan, name: str, bias: int) -> GraphSpec:
         width=plan.width,
         latent=(plan.latent_channels, plan.latent_height, plan.latent_width),
         bias_channels=bias,
+        decode_frames=plan.decode_frames,
     )[name]
     return GraphSpec(name, tensors.inputs, tensors.outputs, for_cpu=plan.precision == "fp32")
 

@@ -40,6 +40,12 @@ def export_command(
     tca: Annotated[
         str, typer.Option(help="Temporal cross-attention: remove it (the paper) or fold its constant (exact).")
     ] = "remove",
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="For GPUs of 8 GB: steps take a third less memory, decoding is slower.")
+    ] = False,
+    decode_chunk: Annotated[
+        int | None, typer.Option(help="Frames decoded at a time. [default: what takes no more memory than a step]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
     engines: Annotated[str, ENGINES] = "auto",
     gpu: Annotated[str | None, GPU] = None,
@@ -74,6 +80,8 @@ def export_command(
             cut_step=cut,
             precision=cast(Any, precision),
             tca=cast(Any, tca),
+            low_memory=low_memory,
+            decode_chunk=decode_chunk,
             engines=cast(Any, engines),
             gpu=gpu,
             verify=verify,

@@ -64,6 +64,8 @@ def export(
     cut_step: int | Literal["none"] | None = None,
     precision: Precision | None = None,
     tca: Tca = "remove",
+    low_memory: bool = False,
+    decode_chunk: int | None = None,
     engines: Engines = "none",
     gpu: str | None = None,
     verify: bool = False,
@@ -90,6 +92,8 @@ def export(
         cut_step: default first quality improvement step; 17 of 25, in proportion, if None; ``"none"`` never cuts.
         precision: of the network bodies.
         tca: ``remove`` temporal cross-attention (the paper) or ``fold`` its constant (exact).
+        low_memory: for GPUs with little memory: a guided step takes a third less, decoding goes in smaller chunks.
+        decode_chunk: frames decoded at a time; by default what takes no more memory than a guided step.
         engines: build them too, once the graphs are in place; see :func:`vcut_engines.choose_target`.
         gpu: what the engines are for; see there.
         verify: compare every graph with the unmodified torch modules.
@@ -114,6 +118,8 @@ def export(
         never_cut=cut_step == "none",
         precision=precision,
         tca=tca,
+        low_memory=low_memory,
+        decode_chunk=decode_chunk,
     )
     choose_target(engines, gpu, plan.precision)
     if verify:

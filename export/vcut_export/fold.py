@@ -136,9 +136,14 @@ def fold_blends(model: nn.Module) -> None:
     for module in list(model.modules()):
         blend: Any = getattr(module, "time_mixer", None)
         if isinstance(blend, AlphaBlender):
-            factor = torch.as_tensor(blend.mix_factor).detach().float()
-            alpha = (factor if blend.merge_strategy == "fixed" else torch.sigmoid(factor)).item()
-            module.time_mixer = ConstantBlend(1.0 - alpha if blend.switch_spatial_to_temporal_mix else alpha)
+            module.time_mixer = ConstantBlend(spatial_weight(blend))
+
+
+def spatial_weight(blend: Any) -> float:
+    """Return the weight that a learned space/time blend gives to the spatial side of a video (never image-only)."""
+    factor = torch.as_tensor(blend.mix_factor).detach().float()
+    alpha = (factor if blend.merge_strategy == "fixed" else torch.sigmoid(factor)).item()
+    return 1.0 - alpha if blend.switch_spatial_to_temporal_mix else alpha
 
 
 def _cross_attentions(unet: nn.Module) -> Iterator[tuple[Literal["sca", "tca"], str, Any]]:

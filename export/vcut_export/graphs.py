@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vcut_export.fold import PackedBias, Projection, fold_blends
+from vcut_export.fold import PackedBias, Projection
+from vcut_export.temporal_decoder import spare_memory
 
 
 class _DenoisingStep(nn.Module):
@@ -146,13 +147,16 @@ class Condition(nn.Module):
 
 
 class Decode(nn.Module):
-    """Latents of one chunk of n frames to 8-bit RGB, with diffusers' rounding."""
+    """Latents of one chunk of n frames to 8-bit RGB, with diffusers' rounding.
 
-    def __init__(self, vae: Any) -> None:
+    ``frames_at_once`` bounds how many frames the last level's spatial layers take at a time; see ``temporal_decoder``.
+    """
+
+    def __init__(self, vae: Any, frames_at_once: int | None = None) -> None:
         super().__init__()
         self.decoder: Any = vae.decoder
         self.scaling_factor = float(vae.config.scaling_factor)
-        fold_blends(self.decoder)
+        spare_memory(self.decoder, frames_at_once)
         _explicit_attention(self.decoder)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:  # [n, C, h, w] -> [n, H, W, 3] uint8

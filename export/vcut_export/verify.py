@@ -79,7 +79,7 @@ def _inputs(plan: Plan, bias_channels: int) -> dict[str, Any]:
         "noise": normal(*image),
         "noise_aug_strength": np.array([0.02], dtype=np.float32),
         "guidance_scale": guidance_scale(1.0, 3.0, plan.frames),
-        "decode": normal(min(2, plan.frames), *latent),
+        "decode": normal(plan.decode_frames or min(2, plan.frames), *latent),
         "step": {
             "latents": normal(1, plan.frames, *latent) * np.float32(sigma),
             "image_latents": normal(1, *latent),

@@ -125,12 +125,15 @@ def _check_content(manifest: Manifest) -> None:
 
 def _check_shapes(manifest: Manifest) -> None:
     """Graphs and engines must have the shapes that the manifest's own sizes imply, or the step loop would not fit."""
+    if manifest.decode_frames not in (None, manifest.decode_chunk) or manifest.decode_chunk > manifest.frames:
+        raise ValueError("the manifest's decode_chunk is not what its decode graph takes: export the bundle again")
     wanted = graph_tensors(
         frames=manifest.frames,
         height=manifest.height,
         width=manifest.width,
         latent=manifest.latent_shape,
         bias_channels=manifest.bias_channels,
+        decode_frames=manifest.decode_frames,
     )
     holders = [(f"graph {name}", name, entry) for name, entry in manifest.graphs.items() if name in wanted]
     for target, engines in manifest.engines.items():

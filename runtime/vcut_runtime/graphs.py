@@ -18,12 +18,20 @@ class Tensors(NamedTuple):
 
 
 def graph_tensors(
-    *, frames: int, height: int, width: int, latent: tuple[int, int, int], bias_channels: int
+    *,
+    frames: int,
+    height: int,
+    width: int,
+    latent: tuple[int, int, int],
+    bias_channels: int,
+    decode_frames: int | None = None,
 ) -> dict[str, Tensors]:
     """Return each graph's tensors for a video of ``frames`` x ``height`` x ``width`` pixels.
 
-    ``latent`` is (C, h, w) of one frame. Everything is float32 but ``frames``; ``n`` frames are decoded at a time.
+    ``latent`` is (C, h, w) of one frame. Everything is float32 but ``frames``. ``decode_frames`` are decoded at a time;
+    None leaves that dimension free, as ``n``.
     """
+    chunk: int | str = "n" if decode_frames is None else decode_frames
     image, video = (1, 3, height, width), (1, frames, *latent)
 
     def step(rows: int) -> dict[str, Shape]:
@@ -43,7 +51,7 @@ def graph_tensors(
         ),
         "semantic_binding": _tensors({**step(2), "guidance_scale": (frames,)}, {"next_latents": video}),
         "quality_improvement": _tensors(step(1), {"next_latents": video}),
-        "decode": _tensors({"latents": ("n", *latent)}, {"frames": ("n", height, width, 3)}),
+        "decode": _tensors({"latents": (chunk, *latent)}, {"frames": (chunk, height, width, 3)}),
     }
 
 

@@ -152,6 +152,12 @@ class Manifest(_Record, frozen=True):
         """N, the width of ``sca_bias``."""
         return sum(entry.channels for entry in self.sca_bias)
 
+    @property
+    def decode_frames(self) -> int | None:
+        """Frames that ``decode`` takes: exactly so many, or any number (None)."""
+        shapes = [tensor.shape for tensor in self.graphs["decode"].inputs if tensor.name == "latents" and tensor.shape]
+        return shapes[0][0] if shapes and isinstance(shapes[0][0], int) else None
+
     def files(self) -> list[Entry]:
         """Return every file the manifest vouches for."""
         return [*self.onnx_files(), *self.engine_files()]

@@ -180,6 +180,12 @@ class Pipeline:
         chunk = usual if decode_chunk is None else decode_chunk
         if chunk < 1:
             raise UsageError(f"decode_chunk is {chunk}: give at least 1 frame")
+        fixed = manifest.decode_frames
+        if fixed is not None and chunk != fixed:
+            raise UsageError(
+                f"decode_chunk is {chunk}, this bundle decodes {fixed} frames at a time: "
+                f"export it with --decode-chunk {chunk}"
+            )
         if most is not None and chunk > most:
             raise UsageError(
                 f"decode_chunk is {chunk}, the decode engine takes up to {most} frames: give at most {most}, "

@@ -136,7 +136,8 @@ class TensorRtBackend:
 
     def max_decode_chunk(self) -> int | None:
         """Return how many frames the decode engine takes at most."""
-        return self._set.engines["decode"].profile["latents"].max[0]
+        profile = self._set.engines["decode"].profile.get("latents")
+        return self._bundle.manifest.decode_frames if profile is None else profile.max[0]
 
     def load(self, graph: str) -> None:
         """Bring ``graph`` to the GPU; in low memory mode the others' weights leave it first.

@@ -6,11 +6,14 @@ import dataclasses
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vcut_export import resolve
 from vcut_export.checkpoint import Checkpoint
-from vcut_export.plan import make_manifest, make_plan
+from vcut_export.plan import decode_context, default_decode_chunk, make_manifest, make_plan
 from vcut_runtime import UsageError
+from vcut_runtime.schedule import decode_chunks
 
 UNET = {"semantic_binding", "quality_improvement"}
 
@@ -89,6 +92,8 @@ def test_components_that_do_not_fit_are_refused(tiny: Checkpoint, component: str
         ({"tca": "fold"}, UNET | {"condition"}),
         ({"height": 128}, UNET | {"condition", "decode"}),
         ({"precision": "fp16"}, UNET | {"condition", "decode"}),
+        ({"low_memory": True}, UNET),
+        ({"decode_chunk": 5}, {"decode"}),
     ],
 )
 def test_an_option_touches_only_its_graphs(tiny: Checkpoint, options: Any, touched: set[str]) -> None:
@@ -101,7 +106,43 @@ def test_other_weights_touch_everything(tiny: Checkpoint) -> None:
     assert all(before[name] != after[name] for name in before)
 
 
-@pytest.mark.parametrize(("size", "chunk"), [((576, 1024), 6), ((64, 96), 25), ((1152, 2048), 1), ((2304, 2048), 1)])
-def test_decoding_stays_below_the_unet_by_default(size: tuple[int, int], chunk: int) -> None:
-    plan = make_plan(resolve("svd-xt", random_weights=True), height=size[0], width=size[1])
-    assert make_manifest(plan, (), {}, {}).decode_chunk == chunk
+@pytest.mark.parametrize(
+    ("model", "size", "low_memory", "chunk", "overlap", "exactly"),
+    [
+        ("svd-xt", (576, 1024), False, 11, 2, True),
+        ("svd-xt", (576, 1024), True, 7, 2, True),
+        ("svd-xt", (1152, 2048), False, 11, 2, True),
+        ("svd", (576, 1024), False, 6, 1, True),
+        ("svd-xt", (64, 96), False, 25, 0, False),
+    ],
+)
+def test_decoding_stays_below_the_unet_by_default(
+    model: str, size: tuple[int, int], low_memory: bool, chunk: int, overlap: int, exactly: bool
+) -> None:
+    checkpoint = resolve(model, random_weights=True)
+    plan = make_plan(checkpoint, height=size[0], width=size[1], low_memory=low_memory)
+    manifest = make_manifest(plan, (), {}, {})
+    assert (manifest.decode_chunk, manifest.decode_overlap) == (chunk, overlap)
+    assert plan.decode_frames == (chunk if exactly else None)
+
+
+@given(frames=st.integers(1, 200), pixels=st.integers(64, 1 << 22), low=st.booleans())
+def test_chunks_by_default_have_their_context_and_are_no_larger_than_need_be(
+    frames: int, pixels: int, low: bool
+) -> None:
+    chunk = default_decode_chunk(pixels, frames, "fp16", low)
+    assert 1 <= chunk <= frames
+    if chunk < frames:
+        context = decode_context(chunk)
+        count = len(decode_chunks(frames, chunk, context))
+        if chunk - 1 > 2 * context:
+            assert len(decode_chunks(frames, chunk - 1, context)) > count
+
+
+def test_a_decode_chunk_of_ones_own(tiny: Checkpoint) -> None:
+    plan = make_plan(tiny, decode_chunk=5)
+    assert (plan.decode_frames, plan.decode_overlap, plan.frames_at_once) == (5, 1, 1)
+    assert make_plan(tiny, decode_chunk=14).decode_frames is None
+    for bad in (0, 15):
+        with pytest.raises(UsageError, match=r"1\.\.14"):
+            make_plan(tiny, decode_chunk=bad)
