@@ -94,7 +94,7 @@ def build(
         UsageError: the library cannot build for that GPU, or is not there.
         VcutError: a build failed; the bundle is as it was.
     """
-    opened = open_bundle(bundle, hashes=False)
+    opened = open_bundle(bundle, hashes=False, engines=False)  # damaged engines are built again
     manifest = opened.manifest
     target = choose_target(engines, gpu, manifest.precision)
     if isinstance(target, str):
@@ -103,7 +103,7 @@ def build(
     keys = {name: _key(opened, name, recipe) for name, recipe in recipes.items()}
     old = manifest.engines.get(target.name)
     there = {} if old is None or force else old.engines
-    kept = {name: entry for name, entry in there.items() if entry.key == keys[name]}
+    kept = {name: entry for name, entry in there.items() if entry.key == keys[name] and _is_whole(opened, entry)}
     stale = tuple(name for name in GRAPHS if name not in kept)
     if not stale:
         return BuildResult(opened.root, target.name, "", (), kept)
@@ -115,17 +115,16 @@ def build(
     seconds["check"] = time.perf_counter() - start
     made: dict[str, EngineEntry] = {}
     warnings: dict[str, list[str]] = {}
-    written: dict[Path, Path] = {}
+    written: dict[Path, Path] = {}  # where each new file goes
     folder = opened.root / "engines" / target.name
     with _new_files(folder) as new:
         for name in stale:
             start = time.perf_counter()
-            path = folder / f"{name}.{keys[name][:12]}.engine"
-            partial = new(path)
-            written[partial] = path
+            partial = new(name)
             done, warnings[name] = _compile(opened, name, recipes[name], target, partial, verbose, progress)
             seconds[name] = time.perf_counter() - start
-            made[name] = _entry(opened, name, path, partial, keys[name], recipes[name], done, seconds[name])
+            made[name] = _entry(opened, name, partial, keys[name], recipes[name], done, seconds[name])
+            written[partial] = opened.root / made[name].file
         result = EngineSet(
             library=target.library,
             version=target.version,
@@ -198,6 +197,11 @@ def _recipes(manifest: Manifest, target: Target, decode_chunk: int | None) -> di
         )
         for name in GRAPHS
     }
+
+
+def _is_whole(bundle: Bundle, entry: EngineEntry) -> bool:
+    path = bundle.path(entry)
+    return path.is_file() and path.stat().st_size == entry.bytes
 
 
 def _key(bundle: Bundle, name: str, recipe: Recipe) -> str:
@@ -274,18 +278,19 @@ def _died(code: int, title: str, name: str, native: list[str], log: Path) -> str
 def _entry(
     bundle: Bundle,
     name: str,
-    path: Path,
     written: Path,
     key: str,
     recipe: Recipe,
     compiled: Compiled,
     seconds: float,
 ) -> EngineEntry:
+    """Describe a new engine; its name holds its own hash, so that it never takes the place of another one."""
     graph = bundle.manifest.graphs[name]
+    digest = sha256(written)
     return EngineEntry(
-        file=path.relative_to(bundle.root).as_posix(),
+        file=(written.parent / f"{name}.{digest[:12]}.engine").relative_to(bundle.root).as_posix(),
         bytes=written.stat().st_size,
-        sha256=sha256(written),
+        sha256=digest,
         key=key,
         graph=graph.sha256,
         weights=bundle.manifest.weights[graph.weights].sha256,
@@ -300,27 +305,31 @@ def _entry(
 
 
 @contextmanager
-def _new_files(folder: Path) -> Iterator[Callable[[Path], Path]]:
-    """Yield a function that gives a file to write in place of a path.
+def _new_files(folder: Path) -> Iterator[Callable[[str], Path]]:
+    """Yield a function that gives a file to write an engine to.
 
     If the body ends well, all have taken their places by then (:func:`_publish`); otherwise nothing of them is left.
-    Engines are named after what they were made from, so a new one never takes the place of an old one in use.
     """
-    partials: dict[Path, Path] = {}
+    partials: list[Path] = []
     existed = folder.exists()
 
-    def new(path: Path) -> Path:
+    def new(name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _drop_left_over(folder)
-        partials[path] = folder / f".{path.name}.partial-{os.getpid()}"
-        return partials[path]
+        partials.append(folder / f".{name}.partial-{os.getpid()}")
+        return partials[-1]
 
     try:
         yield new
+    except FileNotFoundError as error:
+        raise VcutError(
+            f"{error.filename} vanished while engines were built, so the bundle was moved or exported anew: "
+            "run 'vcut build' again"
+        ) from None
     except OSError as error:
         raise VcutError(f"writing the engines failed ({error.strerror or error}): check the disk") from error
     finally:
-        for partial in partials.values():
+        for partial in partials:
             partial.unlink(missing_ok=True)
         if not existed:
             for empty in (folder, folder.parent):
@@ -330,6 +339,8 @@ def _new_files(folder: Path) -> Iterator[Callable[[Path], Path]]:
 
 def _drop_left_over(folder: Path) -> None:
     """Remove what a killed build could not: files of processes that are no more."""
+    if os.name == "nt":  # where signal 0 is not a question
+        return
     for partial in folder.glob(".*.partial-*"):
         try:
             os.kill(int(partial.name.rsplit("-", 1)[1]), 0)
@@ -345,11 +356,14 @@ def _publish(bundle: Bundle, target: str, engines: EngineSet, made: Mapping[Path
     Replacing the manifest is one step of the file system: before it the bundle is the old one, after it the new one.
     """
     try:
-        manifest = open_bundle(bundle.root, hashes=False).manifest  # another build may have finished meanwhile
+        manifest = open_bundle(
+            bundle.root, hashes=False, engines=False
+        ).manifest  # another build may have finished meanwhile
     except BundleError as error:
         raise VcutError(f"the bundle changed while its engines were built: {error}") from None
     if manifest.graphs != bundle.manifest.graphs:
         raise VcutError(f"{bundle.root} was exported anew while its engines were built: run 'vcut build' again")
+    old = manifest.engines.get(target)
     manifest = msgspec.structs.replace(
         manifest, schema_version=SCHEMA_VERSION, engines={**manifest.engines, target: engines}
     )
@@ -359,18 +373,19 @@ def _publish(bundle: Bundle, target: str, engines: EngineSet, made: Mapping[Path
     try:
         partial.chmod(0o644)
         for written, place in made.items():
-            placed.append(place)
-            written.replace(place)
+            if not place.exists():  # its name is its hash: what is there is the same engine
+                placed.append(place)
+                written.replace(place)
         partial.replace(bundle.root / MANIFEST)
         placed.clear()
     finally:
         partial.unlink(missing_ok=True)
         for place in placed:
             place.unlink(missing_ok=True)
-    named = {bundle.root / entry.file for entry in engines.engines.values()}
-    for path in (bundle.root / "engines" / target).glob("*.engine"):
-        if path not in named:
-            path.unlink()
+    named = {entry.file for entry in manifest.engine_files()}
+    for entry in old.engines.values() if old is not None else ():
+        if entry.file not in named:
+            bundle.path(entry).unlink(missing_ok=True)
 
 
 def _check_room(bundle: Bundle, stale: tuple[str, ...]) -> None:

@@ -195,9 +195,11 @@ def _parser_error(library: Library, parser: Any, job: Job) -> str:
     error = parser.get_error(0)
     attributes = {name: _text(error, name) for name in ("node_name", "node_operator", "desc")}
     node, operator, reason = attributes.values()
+    if reason in ("", "false"):
+        reason = "the library has no such operator"
     where = f"the node {node} ({operator})" if node else "the graph"
     return (
-        f"{library.title} does not support {where} of {job.graph}: {reason.strip() or 'no reason given'}; "
+        f"{library.title} does not support {where} of {job.graph}: {reason}; "
         f"update the library, or report it with the log {job.log}"
     )
 

@@ -33,6 +33,7 @@ COMPUTE_CAPABILITIES: dict[str, tuple[str, ...]] = {
     "12.1": ("gb10", "dgxspark"),
 }
 _BY_NAME = {name: capability for capability, names in COMPUTE_CAPABILITIES.items() for name in names}
+_FORM = re.compile(r"(sxm|pcie|nvl|hbm|\d+gb|laptop|generation|embedded|server|workstation|edition|gpu|\d)+")
 _NUMBER = re.compile(r"(?:sm_?)?(\d{1,2})\.?(\d)")
 
 
@@ -52,6 +53,9 @@ def compute_capability(gpu: str) -> str:
     for name in (plain, bare, f"rtx{bare}"):
         if name in _BY_NAME:
             return _BY_NAME[name]
+    for name in sorted(_BY_NAME, key=len, reverse=True):  # what drivers say: A100-SXM4-80GB, H100 80GB HBM3
+        if bare.startswith(name) and _FORM.fullmatch(bare[len(name) :]):
+            return _BY_NAME[name]
     near = difflib.get_close_matches(bare, _BY_NAME, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(COMPUTE_CAPABILITIES)}"
-    raise UsageError(f"unknown GPU {gpu!r}, {hint} A compute capability such as 8.6 works too, or portable, or this")
+    hint = f"did you mean {' or '.join(near)}" if near else f"known capabilities are {', '.join(COMPUTE_CAPABILITIES)}"
+    raise UsageError(f"unknown GPU {gpu!r}, {hint}? A compute capability such as 8.6 works too, or portable, or this")

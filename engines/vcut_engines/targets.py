@@ -101,7 +101,7 @@ def _tensorrt(library: Library, gpu: str | None, precision: Precision) -> Target
     title = TITLES[library.name]
     try:
         here = Cuda()
-    except UsageError as error:
+    except VcutError as error:
         raise UsageError(
             f"{title} builds on the GPU it builds for, and there is none here ({error}): "
             "use --engines tensorrt-rtx, which needs no GPU"
@@ -122,11 +122,13 @@ def _here_or_named(gpu: str) -> tuple[str, str]:
         return compute_capability(gpu), gpu
     try:
         here = Cuda()
-    except UsageError as error:
+    except VcutError as error:
         raise UsageError(f"--gpu this needs a GPU ({error}): name one, such as a10, or use portable") from None
     return here.compute_capability, here.name
 
 
 def _check_precision(precision: Precision, capability: str, gpu: str) -> None:
-    if precision == "bf16" and tuple(map(int, capability.split("."))) < (8, 0):
-        raise UsageError(f"{gpu} (compute capability {capability}) has no bf16: export with --precision fp16")
+    if precision != "fp16" and tuple(map(int, capability.split("."))) < (8, 0):
+        raise UsageError(
+            f"{gpu} (compute capability {capability}) has no tensor cores for {precision}: export with --precision fp16"
+        )

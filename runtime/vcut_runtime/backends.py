@@ -111,10 +111,10 @@ def choose(bundle: Bundle, name: str = "auto") -> Choice:
             refusals.append(str(error))
             continue
         if found.name == BACKENDS[-1]:
-            engines = refusals[_first_with(bundle)] if bundle.manifest.engines else "the bundle has no engines"
-            return Choice(found.name, f"nothing faster can run here, {engines}", found.open)
+            why = "; ".join(_of_engines(bundle, refusals)) or "the bundle has no engines"
+            return Choice(found.name, f"nothing faster can run here, {why}", found.open)
         return found
-    raise VcutError("; ".join(dict.fromkeys((refusals[_first_with(bundle)], refusals[-1]))))
+    raise VcutError("; ".join([*_of_engines(bundle, refusals), refusals[-1]]))
 
 
 def verdicts(bundle: Bundle) -> dict[str, str]:
@@ -183,10 +183,10 @@ def _tensorrt(bundle: Bundle, name: EngineLibrary) -> Choice:
     raise UsageError("; ".join(f"engines {target}: {refusal}" for target, refusal in refusals.items()))
 
 
-def _first_with(bundle: Bundle) -> int:
-    """Return which candidate has engines in the bundle: its refusal is the one that a user wants to know."""
+def _of_engines(bundle: Bundle, refusals: list[str]) -> list[str]:
+    """Return why the engines that the bundle has cannot run: those refusals are what a user wants to know."""
     libraries = {engines.library for engines in bundle.manifest.engines.values()}
-    return next((i for i, name in enumerate(BACKENDS) if name in libraries), -1)
+    return [refusal for name, refusal in zip(BACKENDS, refusals, strict=False) if name in libraries]
 
 
 def describe_target(engines: EngineSet) -> str:

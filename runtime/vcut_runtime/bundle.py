@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from vcut_runtime.errors import BundleError
 from vcut_runtime.graphs import graph_tensors
-from vcut_runtime.manifest import GRAPHS, Entry, GraphEntry, Manifest, Profile, decode
+from vcut_runtime.manifest import GRAPHS, EngineEntry, Entry, GraphEntry, Manifest, Profile, decode
 from vcut_runtime.onnx_scan import external_locations
 
 MANIFEST = "manifest.json"
@@ -31,8 +31,10 @@ class Bundle:
         return self.root / entry.file
 
 
-def open_bundle(root: str | Path, *, hashes: bool = True) -> Bundle:
+def open_bundle(root: str | Path, *, hashes: bool = True, engines: bool = True) -> Bundle:
     """Open the bundle at ``root``; ``hashes=False`` trusts the file sizes and reads no large file.
+
+    ``engines=False`` does not look at the engines' files, whatever state they are in.
 
     Raises:
         BundleError: what is wrong and what to do, on one line.
@@ -50,10 +52,11 @@ def open_bundle(root: str | Path, *, hashes: bool = True) -> Bundle:
         raise BundleError(f"{root}: {error}") from None
     bundle = Bundle(root, manifest)
     try:
-        for entry in manifest.files():
+        files = manifest.files() if engines else manifest.onnx_files()
+        for entry in files:
             _check_file(bundle, entry)
         if hashes:
-            check_hashes(bundle, manifest.files())
+            check_hashes(bundle, files)
         for graph in manifest.graphs.values():
             _check_external_data(bundle, graph)
     except (OSError, ValueError, RuntimeError) as error:  # unreadable, NUL in a name, a link that leads to itself
@@ -73,8 +76,7 @@ def check_hashes(bundle: Bundle, entries: Iterable[Entry]) -> None:
         for entry, digest in zip(todo, pool.map(lambda e: sha256(bundle.path(e)), todo), strict=True):
             if digest != entry.sha256:
                 raise BundleError(
-                    f"{bundle.root}: {entry.file} does not match its sha256 in the manifest: "
-                    "export the bundle again with --force"
+                    f"{bundle.root}: {entry.file} does not match its sha256 in the manifest: {_again(entry)}"
                 )
 
 
@@ -96,6 +98,8 @@ def _check_content(manifest: Manifest) -> None:
         path = PurePosixPath(entry.file)
         if path.is_absolute() or ".." in path.parts or "\\" in entry.file or ":" in entry.file or not path.parts:
             raise ValueError(f"the manifest names a path outside the bundle, {entry.file!r}: do not use this bundle")
+        if entry.file == MANIFEST:
+            raise ValueError("the manifest lists itself as a file of the bundle: do not use this bundle")
         if not _SHA256.fullmatch(entry.sha256):
             raise ValueError(f"the manifest gives no sha256 for {entry.file}: export the bundle again with --force")
     for name, graph in manifest.graphs.items():
@@ -163,7 +167,8 @@ def _check_engines(manifest: Manifest) -> None:
                 _fits(profile, dynamic[tensor]) for tensor, profile in engine.profile.items()
             ):
                 raise ValueError(f"the profile of engine {name} of {target} does not fit its inputs: rebuild it")
-        if min((e.activation_bytes for e in engines.engines.values()), default=0) < 0:
+        sizes = [(e.activation_bytes, e.weight_bytes, e.layers) for e in engines.engines.values()]
+        if any(min(numbers) < 0 for numbers in sizes):
             raise ValueError(f"the engines of {target} claim a negative size: rebuild them")
 
 
@@ -182,13 +187,20 @@ def _check_file(bundle: Bundle, entry: Entry) -> None:
     if not path.resolve().is_relative_to(bundle.root.resolve()):
         raise BundleError(f"{bundle.root}: {entry.file} is a link that leaves the bundle: do not use this bundle")
     if not path.is_file():
-        raise BundleError(f"{bundle.root}: {entry.file} is missing: export the bundle again with --force")
+        raise BundleError(f"{bundle.root}: {entry.file} is missing: {_again(entry)}")
     size = path.stat().st_size
     if size != entry.bytes:
         raise BundleError(
             f"{bundle.root}: {entry.file} has {size} bytes instead of {entry.bytes}, so it is damaged: "
-            "copy it again, or export it again with --force"
+            f"copy it again, or {_again(entry)}"
         )
+
+
+def _again(entry: Entry) -> str:
+    """Return how to make a file again."""
+    if isinstance(entry, EngineEntry):
+        return "build it again with 'vcut build --force'"
+    return "export the bundle again with --force"
 
 
 def _check_external_data(bundle: Bundle, graph: GraphEntry) -> None:

@@ -122,7 +122,8 @@ def build_progress(quiet: bool) -> Iterator[Any]:
     try:
         yield progress
     finally:
-        bars.stop()
+        if tasks:  # stopping what never started prints an empty line
+            bars.stop()
 
 
 def _complain(message: str, code: int) -> int:

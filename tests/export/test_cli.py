@@ -24,7 +24,18 @@ def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_both_commands_export(command: str, small_checkpoint: Path, bundle_copy: Path) -> None:
-    options = ["--model", small_checkpoint, "--precision", "fp32", "--steps", 4, "--cut-step", "none"]
+    options = [
+        "--model",
+        small_checkpoint,
+        "--precision",
+        "fp32",
+        "--steps",
+        4,
+        "--cut-step",
+        "none",
+        "--engines",
+        "none",
+    ]
     done = run(command, *options, "--output", bundle_copy, "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -34,7 +45,7 @@ def test_both_commands_export(command: str, small_checkpoint: Path, bundle_copy:
 
 
 def test_progress_time_and_memory_are_shown_or_silenced(small_checkpoint: Path, tmp_path: Path) -> None:
-    options = ["--model", small_checkpoint, "--precision", "fp32", "--verify"]
+    options = ["--model", small_checkpoint, "--precision", "fp32", "--verify", "--engines", "none"]
     done = run("vcut-export", *options, "-o", tmp_path / "bundle")
     assert done.returncode == 0, done.stderr
     for words in ("trace semantic_binding", "write unet.weights", "verify", "largest error", "peak memory", "GB"):
@@ -52,7 +63,8 @@ def test_progress_time_and_memory_are_shown_or_silenced(small_checkpoint: Path, 
         (["--model", "svd-tiny", "--cut-step", "27"], "outside 1..26"),
         (["--model", "svd-tiny", "--cut-step", "late"], "is no number"),
         (["--model", "svd-tiny", "--precision", "fp8"], "choose fp16"),
-        (["--model", "svd-tiny", "--engines", "tensorrt"], "--engines none"),
+        (["--model", "svd-tiny", "--engines", "none", "--gpu", "a10"], "--engines none"),
+        (["--model", "svd-tiny", "--engines", "tensorrt-rtx", "--gpu", "h100"], "compute capability 9.0"),
         (["--model", "svd-tiny", "--precision", "bf16", "--verify"], "needs a GPU"),
     ],
 )

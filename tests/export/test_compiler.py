@@ -19,6 +19,7 @@ from vcut_export import export
 from vcut_runtime import Pipeline, UsageError, VcutError, open_bundle
 
 GRAPHS = ("condition", "semantic_binding", "quality_improvement", "decode")
+PORTABLE = "tensorrt-rtx-portable"
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
@@ -109,6 +110,21 @@ def test_an_identical_export_changes_nothing_and_needs_no_torch(small_checkpoint
     assert state(own_bundle) == before
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Engines take no time to build: they are texts. Returns the graphs whose engines were built so far."""
+    done: list[str] = []
+    module: Any = sys.modules["vcut_engines.build"]
+
+    def compiled(bundle: Any, name: str, recipe: Any, target: Any, output: Path, *rest: Any) -> Any:
+        done.append(name)
+        output.write_text(f"{name} for {target.name}")
+        return module.Compiled(activation_bytes=1, weight_bytes=1, layers=1), []
+
+    monkeypatch.setattr(module, "_compile", compiled)
+    return done
+
+
 def test_other_steps_rewrite_the_manifest_alone(small_checkpoint: Path, own_bundle: Path) -> None:
     before = state(own_bundle)
     assert again(small_checkpoint, own_bundle, steps=6, cut_step="none").rebuilt == ()
@@ -118,14 +134,27 @@ def test_other_steps_rewrite_the_manifest_alone(small_checkpoint: Path, own_bund
     assert (manifest.steps, manifest.cut_step) == (6, 7)
 
 
-def test_other_frames_rebuild_the_unet_graphs_alone(small_checkpoint: Path, own_bundle: Path, photo: Any) -> None:
+def test_other_frames_rebuild_the_unet_graphs_alone(
+    small_checkpoint: Path, own_bundle: Path, photo: Any, quick: list[str]
+) -> None:
+    again(small_checkpoint, own_bundle, engines="tensorrt-rtx")
+    engines = open_bundle(own_bundle).manifest.engines[PORTABLE].engines
     before = state(own_bundle)
     result = again(small_checkpoint, own_bundle, frames=2)
     assert result.rebuilt == ("semantic_binding", "quality_improvement")
     after = state(own_bundle)
-    kept = {name for name in before if before[name] == after[name]}
-    assert kept == {"onnx/condition.onnx", "onnx/condition.weights", "onnx/decode.onnx", "onnx/decode.weights"}
-    assert Pipeline.load(own_bundle)(photo, seed=0).frames.shape[0] == 2
+    kept = {name for name in before if before[name] == after.get(name)}
+    graphs = {"onnx/condition.onnx", "onnx/condition.weights", "onnx/decode.onnx", "onnx/decode.weights"}
+    assert kept == graphs | {engines[name].file for name in ("condition", "decode")}
+    assert not any((own_bundle / engines[name].file).exists() for name in result.rebuilt)
+    left = open_bundle(own_bundle).manifest.engines[PORTABLE].engines
+    assert left == {name: engines[name] for name in ("condition", "decode")}
+    assert Pipeline.load(own_bundle, "onnxruntime-cpu")(photo, seed=0).frames.shape[0] == 2
+    quick.clear()
+    completed = again(small_checkpoint, own_bundle, frames=2, engines="tensorrt-rtx")
+    assert set(quick) >= set(result.rebuilt)
+    assert "condition" not in quick
+    assert set(completed.manifest.engines[PORTABLE].engines) == set(GRAPHS)
 
 
 def test_force_rebuilds_everything(small_checkpoint: Path, own_bundle: Path) -> None:
@@ -270,9 +299,123 @@ def test_a_place_that_cannot_be_written_is_refused(small_checkpoint: Path, tmp_p
         again(small_checkpoint, tmp_path / "file" / "bundle")
 
 
-def test_engines_are_refused_until_they_exist(small_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--engines none"):
+def test_engines_are_built_once_the_graphs_are_in_place(
+    small_checkpoint: Path, own_bundle: Path, quick: list[str]
+) -> None:
+    result = again(small_checkpoint, own_bundle, engines="tensorrt-rtx")
+    assert result.rebuilt == ()
+    assert result.engines is not None
+    assert (result.engines.target, result.engines.built) == (PORTABLE, GRAPHS)
+    assert result.manifest == open_bundle(own_bundle).manifest
+    assert set(result.manifest.engines[PORTABLE].engines) == set(GRAPHS)
+    assert {f"engine {name}" for name in GRAPHS} <= set(result.seconds)
+    before = state(own_bundle)
+    result = again(small_checkpoint, own_bundle, engines="tensorrt-rtx")
+    assert result.engines is not None
+    assert (result.engines.built, quick) == ((), list(GRAPHS))
+    assert state(own_bundle) == before
+
+
+@pytest.mark.parametrize("engines", ["none", "tensorrt-rtx"])
+def test_other_steps_keep_every_engine(
+    engines: Any, small_checkpoint: Path, own_bundle: Path, quick: list[str]
+) -> None:
+    for gpu in (None, "a10"):
+        again(small_checkpoint, own_bundle, engines="tensorrt-rtx", gpu=gpu)
+    built, before = open_bundle(own_bundle).manifest.engines, state(own_bundle)
+    quick.clear()
+    result = again(small_checkpoint, own_bundle, steps=6, engines=engines)
+    assert result.manifest.steps == 6
+    assert result.manifest.engines == open_bundle(own_bundle).manifest.engines == built
+    assert set(built) == {PORTABLE, "tensorrt-rtx-sm86"}
+    after = state(own_bundle)
+    assert {name for name in before if before[name] != after.get(name)} == {"manifest.json"}
+    assert set(after) == set(before)
+    assert quick == []
+
+
+def test_what_is_asked_for_reaches_the_engines_build(
+    small_checkpoint: Path, own_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vcut_export.compiler as module
+
+    asked: list[tuple[Any, dict[str, Any]]] = []
+
+    def build(bundle: Any, **options: Any) -> Any:
+        asked.append((bundle, options))
+        return module.BuildResult(bundle, None, "nothing to build with")
+
+    monkeypatch.setattr(module, "build", build)
+    again(small_checkpoint, own_bundle)
+    assert asked == []
+
+    def progress(graph: str, phase: str, done: int, total: int) -> None:
+        pass
+
+    result = again(small_checkpoint, own_bundle, engines="auto", gpu="a10", verbose=True, progress=progress)
+    options = {"engines": "auto", "gpu": "a10", "force": False, "verbose": True, "progress": progress}
+    assert asked == [(own_bundle, options)]
+    assert result.engines is not None
+    assert result.engines.reason == "nothing to build with"
+    assert module.summary(result)["engines"]["reason"] == "nothing to build with"
+
+
+@pytest.mark.parametrize("kind", [VcutError, UsageError])
+def test_engines_that_cannot_be_built_leave_the_bundle_whole(
+    kind: type[VcutError], small_checkpoint: Path, own_bundle: Path, quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = sys.modules["vcut_engines.build"]
+
+    def failing(*_: Any) -> None:
+        raise kind("no engine today")
+
+    monkeypatch.setattr(module, "_compile", failing)
+    names = set(state(own_bundle))
+    with pytest.raises(kind) as caught:
+        again(small_checkpoint, own_bundle, steps=6, engines="tensorrt-rtx")
+    assert type(caught.value) is kind
+    assert str(caught.value) == f"no engine today ({own_bundle} is whole, without these engines)"
+    assert set(state(own_bundle)) == names
+    manifest = open_bundle(own_bundle).manifest
+    assert (manifest.steps, manifest.engines) == (6, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"engines": "tensorrt-rtx", "gpu": "h100"}, r"cannot build for compute capability 9\.0"),
+        ({"engines": "tensorrt-rtx", "gpu": "a11"}, "unknown GPU 'a11'"),
+        ({"engines": "auto", "gpu": "a11"}, "unknown GPU 'a11'"),
+        ({"engines": "tensorrt-rtx", "gpu": "t4", "precision": "bf16"}, "has no bf16"),
+        ({"engines": "none", "gpu": "a10"}, "builds nothing"),
+        ({"engines": "openvino"}, "unknown --engines"),
+    ],
+)
+def test_impossible_engines_are_refused_before_any_work(
+    options: dict[str, Any], says: str, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vcut_export.compiler as module
+
+    def worked(*_: Any) -> None:
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr(module, "check_weights", worked)
+    monkeypatch.setattr(module, "_staging", worked)
+    with pytest.raises(UsageError, match=says) as caught:
+        again(small_checkpoint, tmp_path / "bundle", **options)
+    assert len(str(caught.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_engines_of_a_library_that_is_not_installed_are_refused_before_any_work(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vcut_runtime.tensorrt_library as library
+
+    monkeypatch.setitem(library.MODULES, "tensorrt", "no_such_tensorrt")
+    with pytest.raises(UsageError, match="TensorRT is not installed: pip install"):
         again(small_checkpoint, tmp_path / "bundle", engines="tensorrt")
+    assert list(tmp_path.iterdir()) == []
 
 
 ODD = {

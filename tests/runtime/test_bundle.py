@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from fakes import add_fake_engines
 from vcut_runtime import BundleError, Pipeline, open_bundle
 from vcut_runtime.bundle import sha256
 
@@ -77,7 +79,7 @@ def delete(path: str) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (set_value("schema_version", 2), "schema version 2.*upgrade"),
+        (set_value("schema_version", 3), "schema version 3.*upgrade"),
         (set_value("schema_version", 0), "impossible schema version"),
         (set_value("extra", 1), "damaged"),
         (delete("scheduler"), "damaged"),
@@ -157,6 +159,121 @@ def test_a_linked_bundle_opens(small_bundle: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(small_bundle)
     assert open_bundle(link).manifest.frames == 3
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_bundle_without_engines_is_read_whichever_its_version(bundle_copy: Path, version: int) -> None:
+    path = bundle_copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest.pop("engines", None)
+    path.write_text(json.dumps({**manifest, "schema_version": version}))
+    assert open_bundle(bundle_copy).manifest.engines == {}
+
+
+ENGINES = "engines/tensorrt-rtx-sm86"
+DECODE = f"{ENGINES}/engines/decode"
+
+
+def engine_of_another_graph(manifest: dict) -> None:
+    """Its hashes, shapes and profile are right, but not for the graph that it stands for."""
+    engines = manifest["engines"]["tensorrt-rtx-sm86"]["engines"]
+    engines["semantic_binding"] = engines["quality_improvement"]
+
+
+def first_input(**change: object) -> Callable[[dict], None]:
+    def apply(manifest: dict) -> None:
+        manifest["engines"]["tensorrt-rtx-sm86"]["engines"]["condition"]["inputs"][0].update(change)
+
+    return apply
+
+
+def profile(low: int, mid: int, high: int, rest: tuple[int, ...] = (4, 8, 8)) -> dict:
+    return {side: [size, *rest] for side, size in (("min", low), ("opt", mid), ("max", high))}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (set_value(f"{DECODE}/file", "/etc/passwd"), "outside the bundle"),
+        (set_value(f"{DECODE}/file", "../decode.engine"), "outside the bundle"),
+        (set_value(f"{DECODE}/file", "engines/../../decode.engine"), "outside the bundle"),
+        (set_value(f"{DECODE}/file", "C:\\decode.engine"), "outside the bundle"),
+        (set_value(f"{DECODE}/file", ""), "outside the bundle"),
+        (set_value(f"{DECODE}/file", "engines/none.engine"), "engines/none.engine is missing"),
+        (set_value(f"{DECODE}/file", "engines"), "is missing"),
+        (set_value(f"{DECODE}/sha256", "0" * 64), "does not match its sha256"),
+        (set_value(f"{DECODE}/sha256", "none"), "no sha256"),
+        (set_value(f"{DECODE}/bytes", 1), "instead of 1"),
+        (set_value(f"{DECODE}/bytes", -1), "instead of -1"),
+        (set_value(f"{DECODE}/extra", 1), "damaged"),
+        (set_value(f"{DECODE}/layers", "many"), "damaged"),
+        (delete(f"{DECODE}/profile"), "damaged"),
+        (set_value(f"{ENGINES}/library", "openvino"), "damaged"),
+        (set_value(f"{ENGINES}/engines/encode", {}), "damaged"),
+        (
+            lambda m: m["engines"]["tensorrt-rtx-sm86"]["engines"].update(
+                encode=m["engines"]["tensorrt-rtx-sm86"]["engines"]["decode"]
+            ),
+            "unknown graph 'encode'",
+        ),
+        (set_value(f"{DECODE}/graph", "0" * 64), "built from another graph"),
+        (set_value(f"{DECODE}/weights", "0" * 64), "built from another graph"),
+        (engine_of_another_graph, "built from another graph"),
+        (set_value(f"{DECODE}/inputs", []), "profile of engine decode"),
+        (set_value(f"{DECODE}/outputs", []), "shape of 'frames' in engine decode.*does not fit"),
+        (lambda m: m["engines"]["tensorrt-rtx-sm86"]["engines"]["condition"]["inputs"].pop(), "does not fit its sizes"),
+        (first_input(shape=[1, 3, 10**6, 10**6]), "shape of 'image' in engine condition.*does not fit its sizes"),
+        (first_input(dtype="uint8"), "shape of 'image' in engine condition.*does not fit its sizes"),
+        (set_value(f"{DECODE}/profile", {}), "profile of engine decode"),
+        (set_value(f"{DECODE}/profile/noise", profile(1, 2, 2)), "profile of engine decode"),
+        (set_value(f"{ENGINES}/engines/condition/profile", {"image": profile(1, 1, 1)}), "profile of engine condition"),
+        (set_value(f"{DECODE}/profile/latents", profile(0, 1, 2)), "profile of engine decode"),
+        (set_value(f"{DECODE}/profile/latents", profile(2, 1, 2)), "profile of engine decode"),
+        (set_value(f"{DECODE}/profile/latents", profile(1, 3, 2)), "profile of engine decode"),
+        (set_value(f"{DECODE}/profile/latents", profile(-1, -1, -1)), "profile of engine decode"),
+        (set_value(f"{DECODE}/profile/latents", profile(1, 2, 2, (4, 8))), "profile of engine decode"),
+        (set_value(f"{DECODE}/profile/latents", profile(1, 2, 2, (4, 9, 8))), "profile of engine decode"),
+        (set_value(f"{DECODE}/activation_bytes", -1), "negative size"),
+        (set_value(f"{DECODE}/weight_bytes", -(10**12)), "negative size"),
+    ],
+)
+def test_a_bad_engine(
+    bundle_copy: Path,
+    change: Callable[[dict], object],
+    says: str,
+    edit_manifest: Callable[[Callable[[dict], object]], Path],
+) -> None:
+    add_fake_engines(bundle_copy)
+    open_bundle(bundle_copy)
+    edit_manifest(change)
+    with pytest.raises(BundleError) as caught:
+        open_bundle(bundle_copy)
+    message = str(caught.value)
+    assert re.search(says, message)
+    assert len(message.splitlines()) == 1
+    assert message.startswith(str(bundle_copy))
+
+
+@pytest.mark.parametrize("how", ["gone", "short", "changed", "linked"])
+def test_a_bad_engine_file(bundle_copy: Path, tmp_path: Path, how: str) -> None:
+    target = add_fake_engines(bundle_copy)
+    path = bundle_copy / "engines" / target / "decode.engine"
+    data = path.read_bytes()
+    path.unlink()
+    if how == "short":
+        path.write_bytes(data[:-1])
+    elif how == "changed":
+        path.write_bytes(data[:-1] + b" ")
+    elif how == "linked":
+        (tmp_path / "outside").write_bytes(data)
+        path.symlink_to(tmp_path / "outside")
+    says = {"gone": "is missing", "short": "bytes instead of", "changed": "sha256", "linked": "leaves the bundle"}
+    with pytest.raises(BundleError, match=says[how]) as caught:
+        open_bundle(bundle_copy)
+    assert "decode.engine" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    if how == "changed":
+        open_bundle(bundle_copy, hashes=False)  # which reads no large file
 
 
 @pytest.mark.parametrize("location", ["/etc/passwd", "../secret.weights", "other.weights", "decode.weights/../x"])

@@ -124,7 +124,7 @@ def test_inspect_cuts_nothing_off_at_80_columns(small_bundle: Path) -> None:
 def test_inspect_as_json(small_bundle: Path) -> None:
     description = json.loads(vcut("inspect", small_bundle, "--json").stdout)
     assert description["graphs"]["semantic_binding"]["inputs"]["sca_bias"] == "float32[2, 160]"
-    assert description["runs_here"]["onnxruntime-cpu"] == "yes"
+    assert description["runs_here"]["onnxruntime-cpu"] == "yes: runs anywhere"
     assert description["hashes"] == "match"
 
 

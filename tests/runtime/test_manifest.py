@@ -8,16 +8,20 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
 from vcut_runtime.manifest import (
     GRAPHS,
     SCHEMA_VERSION,
     BiasSlice,
+    EngineEntry,
+    EngineSet,
     FileEntry,
     GraphEntry,
     Guidance,
     Manifest,
     Model,
+    Profile,
     Scheduler,
     TensorSpec,
     decode,
@@ -31,8 +35,37 @@ JSON = st.recursive(
 )
 
 
+def engines(graphs: dict[str, GraphEntry]) -> EngineSet:
+    """The engines of ``graphs``, of which decode takes 1 to 4 frames."""
+    profile = Profile((1, 4, 8, 12), (4, 4, 8, 12), (4, 4, 8, 12))
+    return EngineSet(
+        library="tensorrt-rtx",
+        version="1.7.1.116",
+        compute_capability=None,
+        gpu="NVIDIA A10G",
+        engines={
+            name: EngineEntry(
+                file=f"engines/{name}.engine",
+                bytes=2**33,
+                sha256="ef" * 32,
+                key="key",
+                graph=graph.sha256,
+                weights="cd" * 32,
+                inputs=graph.inputs,
+                outputs=graph.outputs,
+                profile={"latents": profile} if name == "decode" else {},
+                activation_bytes=2**30,
+                weight_bytes=2**32,
+                layers=1,
+                build_seconds=12.5,
+            )
+            for name, graph in graphs.items()
+        },
+    )
+
+
 def example() -> Manifest:
-    """A bundle of 14 frames of 64x96 whose shapes fit together."""
+    """A bundle of 14 frames of 64x96 with engines, whose shapes fit together."""
     image, latents, video = (1, 3, 64, 96), (1, 4, 8, 12), (1, 14, 4, 8, 12)
     step = {"latents": video, "image_latents": latents, "sigma": (1,), "sigma_next": (1,), "added_time_ids": (1, 3)}
     sides: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -76,6 +109,7 @@ def example() -> Manifest:
         sca_bias=(BiasSlice("down.0", "sca", 0, 64), BiasSlice("mid", "tca", 64, 32)),
         graphs=graphs,
         weights={"unet": FileEntry("unet.bin", 2**40, "cd" * 32)},
+        engines={"tensorrt-rtx-portable": engines(graphs)},
     )
 
 
@@ -123,7 +157,25 @@ def test_sizes_follow_from_the_manifest() -> None:
     manifest = example()
     assert manifest.latent_shape == (4, 8, 12)
     assert manifest.bias_channels == 96
-    assert [entry.file for entry in manifest.files()] == [*(f"{name}.onnx" for name in GRAPHS), "unet.bin"]
+    onnx = [*(f"{name}.onnx" for name in GRAPHS), "unet.bin"]
+    built = [f"engines/{name}.engine" for name in GRAPHS]
+    assert [entry.file for entry in manifest.onnx_files()] == onnx
+    assert [entry.file for entry in manifest.engine_files()] == built
+    assert [entry.file for entry in manifest.files()] == [*onnx, *built]
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
+def test_manifests_without_engines_are_read(version: int) -> None:
+    value = {**plain(), "schema_version": version}
+    del value["engines"]
+    manifest = decode(json.dumps(value).encode())
+    assert manifest.engines == {}
+    assert manifest.schema_version == version
+    assert manifest.files() == manifest.onnx_files()
+
+
+def test_the_schema_version_that_is_written() -> None:
+    assert json.loads(encode(example()))["schema_version"] == SCHEMA_VERSION == 2
 
 
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 999, 2**70])
@@ -185,7 +237,7 @@ def test_other_encodings_are_refused(encoding: str) -> None:
     assert message.endswith("export the bundle again with --force")
 
 
-@pytest.mark.parametrize("field", [name for name in plain() if name != "schema_version"])
+@pytest.mark.parametrize("field", [f.name for f in fields(Manifest) if f.required and f.name != "schema_version"])
 def test_missing_field_is_named(field: str) -> None:
     value = plain()
     del value[field]
@@ -202,8 +254,35 @@ def test_missing_field_of_a_graph_is_named_with_its_place() -> None:
     assert "$.graphs[...].inputs[0]" in message
 
 
+@pytest.mark.parametrize("field", list(plain()["engines"]["tensorrt-rtx-portable"]["engines"]["decode"]))
+def test_missing_field_of_an_engine_is_named(field: str) -> None:
+    value = plain()
+    del value["engines"]["tensorrt-rtx-portable"]["engines"]["decode"][field]
+    message = refusal(value)
+    assert f"missing required field `{field}`" in message
+    assert "$.engines[...].engines[...]" in message
+
+
+@pytest.mark.parametrize("field", ["library", "version", "compute_capability", "gpu", "engines"])
+def test_missing_field_of_a_target_is_named(field: str) -> None:
+    value = plain()
+    del value["engines"]["tensorrt-rtx-portable"][field]
+    assert f"missing required field `{field}`" in refusal(value)
+
+
 @pytest.mark.parametrize(
-    "record", [(), ("model",), ("scheduler",), ("guidance",), ("graphs", "decode"), ("sca_bias", 0)]
+    "record",
+    [
+        (),
+        ("model",),
+        ("scheduler",),
+        ("guidance",),
+        ("graphs", "decode"),
+        ("sca_bias", 0),
+        ("engines", "tensorrt-rtx-portable"),
+        ("engines", "tensorrt-rtx-portable", "engines", "decode"),
+        ("engines", "tensorrt-rtx-portable", "engines", "decode", "profile", "latents"),
+    ],
 )
 def test_unknown_field_is_named(record: tuple[str | int, ...]) -> None:
     value = plain()
@@ -232,6 +311,9 @@ def test_unknown_field_is_named(record: tuple[str | int, ...]) -> None:
         ("sca_bias", {}),
         ("graphs", []),
         ("weights", {"unet": "unet.bin"}),
+        ("engines", []),
+        ("engines", {"tensorrt-rtx-portable": None}),
+        ("engines", {"tensorrt-rtx-portable": {"library": "openvino"}}),
         ("model", None),
     ],
 )
