@@ -94,6 +94,7 @@ def build(
         UsageError: the library cannot build for that GPU, or is not there.
         VcutError: a build failed; the bundle is as it was.
     """
+    began = time.time()
     opened = open_bundle(bundle, hashes=False, engines=False)  # damaged engines are built again
     manifest = opened.manifest
     target = choose_target(engines, gpu, manifest.precision)
@@ -132,7 +133,7 @@ def build(
             gpu=target.gpu,
             engines={name: {**kept, **made}[name] for name in GRAPHS},
         )
-        _publish(opened, target.name, result, written)
+        _publish(opened, target.name, result, written, began)
     return BuildResult(
         bundle=opened.root,
         target=target.name,
@@ -350,7 +351,7 @@ def _drop_left_over(folder: Path) -> None:
             continue
 
 
-def _publish(bundle: Bundle, target: str, engines: EngineSet, made: Mapping[Path, Path]) -> None:
+def _publish(bundle: Bundle, target: str, engines: EngineSet, made: Mapping[Path, Path], since: float) -> None:
     """Move the new engines ``made`` (place by file) into place, replace the manifest, drop what it names no more.
 
     Replacing the manifest is one step of the file system: before it the bundle is the old one, after it the new one.
@@ -363,7 +364,6 @@ def _publish(bundle: Bundle, target: str, engines: EngineSet, made: Mapping[Path
         raise VcutError(f"the bundle changed while its engines were built: {error}") from None
     if manifest.graphs != bundle.manifest.graphs:
         raise VcutError(f"{bundle.root} was exported anew while its engines were built: run 'vcut build' again")
-    old = manifest.engines.get(target)
     manifest = msgspec.structs.replace(
         manifest, schema_version=SCHEMA_VERSION, engines={**manifest.engines, target: engines}
     )
@@ -382,10 +382,10 @@ def _publish(bundle: Bundle, target: str, engines: EngineSet, made: Mapping[Path
         partial.unlink(missing_ok=True)
         for place in placed:
             place.unlink(missing_ok=True)
-    named = {entry.file for entry in manifest.engine_files()}
-    for entry in old.engines.values() if old is not None else ():
-        if entry.file not in named:
-            bundle.path(entry).unlink(missing_ok=True)
+    named = {bundle.path(entry) for entry in manifest.engine_files()}
+    for path in (bundle.root / "engines" / target).glob("*.engine"):
+        if path not in named and path.stat().st_mtime < since:  # a newer one is another build's, about to be named
+            path.unlink(missing_ok=True)
 
 
 def _check_room(bundle: Bundle, stale: tuple[str, ...]) -> None:

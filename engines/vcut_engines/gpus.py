@@ -33,7 +33,7 @@ COMPUTE_CAPABILITIES: dict[str, tuple[str, ...]] = {
     "12.1": ("gb10", "dgxspark"),
 }
 _BY_NAME = {name: capability for capability, names in COMPUTE_CAPABILITIES.items() for name in names}
-_FORM = re.compile(r"(sxm|pcie|nvl|hbm|\d+gb|laptop|generation|embedded|server|workstation|edition|gpu|\d)+")
+_FORM = re.compile(r"(sxm\d?|pcie|nvl|hbm\d?e?|\d+gb|laptop|generation|embedded|server|workstation|edition|gpu)+")
 _NUMBER = re.compile(r"(?:sm_?)?(\d{1,2})\.?(\d)")
 
 

@@ -92,7 +92,7 @@ def _rtx(library: Library, gpu: str | None, precision: Precision) -> Target:
             f"{library.title} cannot build for compute capability {capability} ({name}), only for {', '.join(known)}: "
             f"use --engines tensorrt on a machine with that GPU, or run the bundle with onnxruntime-cuda there"
         )
-    _check_precision(precision, capability, name)
+    _check_precision(library, precision, capability, name)
     return Target(library.name, library.version, capability, name)
 
 
@@ -113,7 +113,7 @@ def _tensorrt(library: Library, gpu: str | None, precision: Precision) -> Target
             f"{title} builds for the GPU it runs on, {here.name} ({here.compute_capability}), not for {gpu}: "
             "build there, or use --engines tensorrt-rtx"
         )
-    _check_precision(precision, here.compute_capability, here.name)
+    _check_precision(library, precision, here.compute_capability, here.name)
     return Target(library.name, library.version, here.compute_capability, here.name)
 
 
@@ -127,8 +127,11 @@ def _here_or_named(gpu: str) -> tuple[str, str]:
     return here.compute_capability, here.name
 
 
-def _check_precision(precision: Precision, capability: str, gpu: str) -> None:
-    if precision != "fp16" and tuple(map(int, capability.split("."))) < (8, 0):
-        raise UsageError(
-            f"{gpu} (compute capability {capability}) has no tensor cores for {precision}: export with --precision fp16"
-        )
+def _check_precision(library: Library, precision: Precision, capability: str, gpu: str) -> None:
+    """Before Ampere there is no bf16, and TensorRT-RTX multiplies no fp32 matrices."""
+    if precision == "fp16" or tuple(map(int, capability.split("."))) >= (8, 0):
+        return
+    if precision == "bf16" or library.name == "tensorrt-rtx":
+        who = f"{gpu} (compute capability {capability})"
+        what = "has no bf16" if precision == "bf16" else "multiplies no fp32 matrices with TensorRT-RTX"
+        raise UsageError(f"{who} {what}: export with --precision fp16")

@@ -218,7 +218,7 @@ class Pipeline:
             fps=fps,
             motion_bucket_id=motion_bucket_id,
             noise_aug_strength=noise_aug_strength,
-            chunks=decode_chunks(manifest.frames, chunk, overlap),
+            chunks=decode_chunks(manifest.frames, chunk, overlap, full=fixed is not None),
             callback=callback,
             progress=progress or (lambda stage, done, total: None),
         )

@@ -92,8 +92,8 @@ class Chunk:
     keep_to: int
 
 
-def decode_chunks(frames: int, size: int, overlap: int) -> list[Chunk]:
-    """Return the chunks that decode ``frames`` frames, at most ``size`` at a time.
+def decode_chunks(frames: int, size: int, overlap: int, *, full: bool = True) -> list[Chunk]:
+    """Return the chunks that decode ``frames`` frames, ``size`` at a time; without ``full`` the last may be shorter.
 
     The VAE decoder mixes neighbouring frames, so a frame at a chunk's edge would lack its neighbours: at every seam
     ``overlap`` frames on each side are decoded for context and not kept. ``size`` must be more than twice that.
@@ -110,8 +110,10 @@ def decode_chunks(frames: int, size: int, overlap: int) -> list[Chunk]:
         )
     chunks, done = [], 0
     while done < frames:
-        start = min(max(0, done - overlap), frames - size)  # the last chunk has all the context it can
-        stop = start + size
+        start = max(0, done - overlap)
+        if full:
+            start = min(start, frames - size)  # the last chunk has all the context it can
+        stop = min(frames, start + size)
         keep_to = frames if stop == frames else stop - overlap
         chunks.append(Chunk(start, stop, done, keep_to))
         done = keep_to

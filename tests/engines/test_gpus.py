@@ -104,3 +104,11 @@ def test_any_text_gives_a_capability_or_one_line(gpu: str) -> None:
     if message is not None:
         assert len(message.splitlines()) == 1
         assert message.startswith("unknown GPU ")
+
+
+@pytest.mark.parametrize(
+    ("said", "capability"),
+    [("NVIDIA A100-SXM4-80GB", "8.0"), ("NVIDIA H100 80GB HBM3", "9.0"), ("NVIDIA GeForce RTX 4060 Laptop GPU", "8.9")],
+)
+def test_what_drivers_say(said: str, capability: str) -> None:
+    assert compute_capability(said) == capability

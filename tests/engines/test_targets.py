@@ -238,10 +238,12 @@ def test_bf16_needs_ampere(machine: Machine) -> None:
     for gpu in ("t4", "sm75"):
         assert "--precision fp16" in refused("has no bf16", "tensorrt-rtx", gpu, "bf16")
     assert chosen("tensorrt-rtx", "t4", "fp16").compute_capability == "7.5"
+    refused("multiplies no fp32 matrices", "tensorrt-rtx", "t4", "fp32")
     assert chosen("tensorrt-rtx", "a10", "bf16").compute_capability == "8.6"
     assert chosen("tensorrt-rtx", "rtx5090", "bf16").compute_capability == "12.0"  # 12 is no less than 8
     assert chosen("tensorrt-rtx", None, "bf16").compute_capability is None
     machine.gpu = ("7.5", "Fake T4")
+    assert chosen("tensorrt", None, "fp32").compute_capability == "7.5"
     assert "Fake T4 (compute capability 7.5)" in refused("has no bf16", "tensorrt", None, "bf16")
     refused("has no bf16", "tensorrt-rtx", "this", "bf16")
     refused("has no bf16", "auto", "this", "bf16")
