@@ -29,6 +29,7 @@ lint: .venv/.installed
 # Measures on this machine; tables puts what benchmarks/results holds into the README.
 bench: .venv/.installed
 	$(BIN)/python -m vcut_bench.step_loop --json benchmarks/results/step_loop-$$(uname -m)-$$(date +%F).json
+	$(BIN)/python -m vcut_bench.seams --json benchmarks/results/seams-$$(uname -m)-$$(date +%F).json
 	$(BIN)/python -m vcut_bench.export_cost --json benchmarks/results/export-$$(uname -m)-$$(date +%F).json
 
 tables: .venv/.installed

@@ -74,7 +74,23 @@ def _source(result: dict[str, Any], what: str, shape: dict[str, int] | None = No
     return f"{what}; {size}{result['device']}; {versions}; {result['date']}; `{result['command']}`"
 
 
-_RENDER = {"step_loop": _step_loop, "export": _export}
+def _seams(result: dict[str, Any]) -> str:
+    weights = list(result["temporal"])
+    rows = [
+        "| frames at a time, overlap | decoded | "
+        + " | ".join(f"at seams, elsewhere; temporal x {weight}" for weight in weights)
+        + " |",
+        "|---|---|" + "---|" * len(weights),
+    ]
+    for settings in zip(*result["temporal"].values(), strict=True):
+        cells = [f"{s['at_seams']:.2f}, {s['elsewhere']:.2f} ({s['psnr']:.0f} dB)" for s in settings]
+        first = settings[0]
+        rows.append(f"| {first['frames']}, {first['overlap']} | {first['decoded']:.2f} x | {' | '.join(cells)} |")
+    what = f"{result['model']}; error of the change from frame to frame, RMS in levels of 255, and PSNR"
+    return "\n".join([*rows, "", _source(result, what, result["shape"])])
+
+
+_RENDER = {"step_loop": _step_loop, "export": _export, "seams": _seams}
 
 
 if __name__ == "__main__":

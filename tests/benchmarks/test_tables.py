@@ -60,7 +60,14 @@ def test_the_kept_full_size_export_reaches_its_bars() -> None:
         assert again["seconds"] <= 2
 
 
-@pytest.mark.parametrize("module", ["vcut_bench.step_loop", "vcut_bench.export_cost"])
+def test_the_kept_seams_hardly_show_with_the_default_overlap() -> None:
+    for path in RESULTS.glob("seams-*.json"):
+        for settings in json.loads(path.read_text())["temporal"].values():
+            found = {(s["frames"], s["overlap"]): s["at_seams"] for s in settings}
+            assert found[11, 2] < found[11, 0] / 5
+
+
+@pytest.mark.parametrize("module", ["vcut_bench.step_loop", "vcut_bench.export_cost", "vcut_bench.seams"])
 def test_benchmarks_explain_themselves(module: str) -> None:
     import subprocess
     import sys
