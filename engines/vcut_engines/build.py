@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from platformdirs import user_cache_path, user_log_path
 
 from vcut_engines import compile as recipe_source
 from vcut_engines.compile import Compiled, Job, Recipe, explain
 from vcut_engines.targets import Target, choose_target
 from vcut_runtime.bundle import MANIFEST, Bundle, check_hashes, open_bundle, sha256
 from vcut_runtime.errors import BundleError, UsageError, VcutError
-from vcut_runtime.machine import peak_memory, total_memory
+from vcut_runtime.machine import cache_folder, peak_memory, total_memory
 from vcut_runtime.manifest import (
     GRAPHS,
     SCHEMA_VERSION,
@@ -410,15 +409,11 @@ def _timing_cache(target: Target) -> str | None:
     if target.library != "tensorrt":
         return None
     gpu = "".join(c if c.isalnum() else "-" for c in (target.gpu or "").lower())
-    return str(_cache_folder() / "timing" / f"{target.version}-{gpu}.cache")
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ["VCUT_CACHE"]) if "VCUT_CACHE" in os.environ else user_cache_path("vcut", appauthor=False)
+    return str(cache_folder() / "timing" / f"{target.version}-{gpu}.cache")
 
 
 def _log_file(bundle: Bundle, target: Target, name: str) -> Path:
-    folder = Path(os.environ["VCUT_CACHE"]) / "log" if "VCUT_CACHE" in os.environ else user_log_path("vcut", False)
+    folder = cache_folder() / "log"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+
+from platformdirs import user_cache_path
 
 
 def total_memory() -> int:
@@ -22,6 +25,12 @@ def peak_memory() -> int:
         return 0
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def cache_folder() -> Path:
+    """Return where kernels, timings and logs are kept: ``VCUT_CACHE``, or the user's cache folder."""
+    given = os.environ.get("VCUT_CACHE")
+    return Path(given) if given else user_cache_path("vcut", appauthor=False)
 
 
 def first_line(error: object) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import math
 import mmap
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
@@ -16,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.cuda import Captured, Cuda, Event, Memory
 from vcut_runtime.errors import BundleError, UsageError, VcutError
-from vcut_runtime.machine import first_line
+from vcut_runtime.machine import cache_folder, first_line
 from vcut_runtime.manifest import GRAPHS, EngineEntry, EngineSet, TensorSpec
 from vcut_runtime.tensorrt_library import TITLES, Library, Log
 
@@ -81,6 +79,8 @@ class _Loaded:
     outputs: dict[str, tuple[TensorSpec, Memory]]
     bound: dict[str, int] = field(default_factory=dict)  # the value that each input buffer holds a copy of
     runs: int = 0
+    deferred: bool = False  # its weights can leave the GPU and come back
+    resident: bool = True  # they are there
     own_graph: bool = False  # the library captures and replays by itself
     captured: Captured | None = None
     cache: Any = None  # TensorRT-RTX's runtime cache
@@ -153,8 +153,10 @@ class TensorRtBackend:
         found = self._loaded.get(graph)
         if found is None:
             self._loaded[graph] = self._open(graph)
-        elif not getattr(found.engine, "weights_loaded", True) and not found.engine.load_weights(found.serialized):
-            raise self._failed(f"cannot load the weights of {graph} again")
+        elif not found.resident:
+            if not found.engine.load_weights(found.serialized):
+                raise self._failed(f"cannot load the weights of {graph} again")
+            found.resident = True
         self._sample_memory()
 
     def upload(self, value: np.ndarray) -> DeviceArray:
@@ -237,12 +239,13 @@ class TensorRtBackend:
         entry = self._set.engines[graph]
         serialized = _verified(self._bundle, entry)
         self._errors.clear()
-        if self.low_memory and hasattr(self._runtime, "defer_weights_loading"):
+        deferred = self.low_memory and hasattr(self._runtime, "defer_weights_loading")
+        if deferred:  # only such engines can give their weights back later
             self._runtime.defer_weights_loading = True
         engine = self._runtime.deserialize_cuda_engine(serialized)
         if engine is None:
             raise self._failed(f"cannot load {entry.file}")
-        if not getattr(engine, "weights_loaded", True) and not engine.load_weights(serialized):
+        if deferred and not engine.load_weights(serialized):
             raise self._failed(f"cannot load the weights of {graph}")
         self._check_tensors(graph, engine, entry)
         need = max(entry.activation_bytes, int(engine.device_memory_size_v2))
@@ -272,6 +275,7 @@ class TensorRtBackend:
             serialized=serialized,
             inputs={spec.name: buffer(spec) for spec in entry.inputs},
             outputs={spec.name: buffer(spec) for spec in entry.outputs},
+            deferred=deferred,
             own_graph=own_graph,
             cache=cache,
         )
@@ -359,12 +363,13 @@ class TensorRtBackend:
     def _unload(self, graph: str) -> None:
         """Take an engine's weights off the GPU; where the library cannot do that, the engine goes whole."""
         loaded = self._loaded[graph]
-        if not getattr(loaded.engine, "weights_loaded", True):
-            return  # unloaded already
-        self._cuda.synchronize()
-        if hasattr(loaded.engine, "unload_weights") and loaded.engine.unload_weights():
+        if not loaded.resident:
             return
-        del self._loaded[graph]
+        self._cuda.synchronize()
+        if loaded.deferred and loaded.engine.unload_weights():
+            loaded.resident = False
+        else:
+            del self._loaded[graph]
 
     def _runtime_cache(self, config: Any, entry: EngineEntry) -> Any:
         """Give the context the kernels compiled by an earlier run on this GPU (TensorRT-RTX compiles when it loads)."""
@@ -438,8 +443,7 @@ def _verified(bundle: Bundle, entry: EngineEntry) -> memoryview:
 
 def _cache_file(library: Library, cuda: Cuda, entry: EngineEntry) -> Path:
     gpu = "".join(c if c.isalnum() else "-" for c in cuda.name.lower())
-    folder = Path(os.environ["VCUT_CACHE"]) if "VCUT_CACHE" in os.environ else user_cache_path("vcut", appauthor=False)
-    return folder / "kernels" / f"{entry.sha256[:24]}-{library.name}-{library.version}-{gpu}.bin"
+    return cache_folder() / "kernels" / f"{entry.sha256[:24]}-{library.name}-{library.version}-{gpu}.bin"
 
 
 def _dtype(spec: TensorSpec) -> np.dtype:

@@ -58,7 +58,8 @@ def test_graphs_in_parts_agree_with_unmodified_modules(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ChunkedFeedForward, "LIMIT", 100_000)
-    result = export(str(small_checkpoint), tmp_path / "bundle", precision="fp32", tca="fold", verify=True)
+    options: Any = {"precision": "fp32", "tca": "fold", "low_memory": True, "verify": True}
+    result = export(str(small_checkpoint), tmp_path / "bundle", **options)
     assert max(result.errors.values()) < 1e-4
     graph = onnx.load(tmp_path / "bundle/onnx/semantic_binding.onnx", load_external_data=False).graph
     projections = [node.input[1] for node in graph.node if node.op_type == "MatMul" and "net.0.proj" in node.input[1]]
