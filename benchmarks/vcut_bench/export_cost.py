@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vcut_bench.machine import provenance
+from vcut_bench.machine import provenance, save
 
 RUNS = (
     "vcut-export --model svd-xt --random-weights --engines tensorrt-rtx --gpu a10",
@@ -57,11 +57,9 @@ def main(output: Annotated[Path | None, typer.Option("--json", help="Write the r
     with tempfile.TemporaryDirectory() as folder:
         runs = [measure(command, Path(folder)) for command in RUNS]
     result = {"benchmark": "export", **provenance("vcut_bench.export_cost"), "runs": runs}
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
+    print(json.dumps(result, indent=2))
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text)
+        save(result, output)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vcut_bench.machine import provenance
+from vcut_bench.machine import provenance, save
 from vcut_runtime.manifest import Manifest
 
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -175,8 +175,7 @@ def main(
     if output == "-":
         print_json(result)
     elif output is not None:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(json.dumps(result, indent=2) + "\n")
+        save(result, Path(output))
 
 
 def _synchronize(device: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 _LIBRARIES = ("vcut", "torch", "diffusers", "onnxruntime", "tensorrt-rtx-cu13", "tensorrt")
@@ -20,6 +22,12 @@ def provenance(module: str) -> dict[str, Any]:
         "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
         "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
     }
+
+
+def save(result: dict[str, Any], path: Path) -> None:
+    """Write a result where it is kept."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _version(name: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from vcut_bench.machine import provenance
+from vcut_bench.machine import provenance, save
 from vcut_runtime.schedule import decode_chunks
 
 FRAMES, LATENT = 25, (4, 8, 12)
@@ -92,11 +92,9 @@ def main(output: Annotated[Path | None, typer.Option("--json", help="Write the r
         "precision": "fp32",
         "temporal": {str(weight): measure(weight) for weight in WEIGHTS},
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
+    print(json.dumps(result, indent=2))
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text)
+        save(result, output)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vcut_bench.machine import provenance
+from vcut_bench.machine import provenance, save
 
 STEPS, CUT_STEP = 25, 17
 LOOPS = 3  # per turn; the fastest counts
@@ -132,8 +132,7 @@ def main(
         table.add_row(words, f"{median:.2f}", f"{speedup:.2f}", f"{low:.2f} to {high:.2f}")
     Console().print(table)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=2) + "\n")
+        save(result, output)
 
 
 def _one(name: str, folder: Path) -> float:

@@ -22,7 +22,7 @@ from vcut_engines.compile import Compiled, Job, Recipe, explain
 from vcut_engines.targets import Target, choose_target
 from vcut_runtime.bundle import MANIFEST, Bundle, check_hashes, open_bundle, sha256
 from vcut_runtime.errors import BundleError, UsageError, VcutError
-from vcut_runtime.machine import cache_folder, peak_memory, total_memory
+from vcut_runtime.machine import cache_folder, file_name, peak_memory, total_memory
 from vcut_runtime.manifest import (
     GRAPHS,
     SCHEMA_VERSION,
@@ -206,10 +206,10 @@ def _is_whole(bundle: Bundle, entry: EngineEntry) -> bool:
 
 def _key(bundle: Bundle, name: str, recipe: Recipe) -> str:
     """A fingerprint of the graph, its weights, the options and the code that turns them into an engine."""
-    graph = bundle.manifest.graphs[name]
+    graph, weights = bundle.manifest.sources(name)
     parts = {
-        "graph": graph.sha256,
-        "weights": bundle.manifest.weights[graph.weights].sha256,
+        "graph": graph,
+        "weights": weights,
         "recipe": recipe,
         "code": sha256(Path(recipe_source.__file__)),
     }
@@ -286,14 +286,15 @@ def _entry(
 ) -> EngineEntry:
     """Describe a new engine; its name holds its own hash, so that it never takes the place of another one."""
     graph = bundle.manifest.graphs[name]
+    graph_sha256, weights_sha256 = bundle.manifest.sources(name)
     digest = sha256(written)
     return EngineEntry(
         file=(written.parent / f"{name}.{digest[:12]}.engine").relative_to(bundle.root).as_posix(),
         bytes=written.stat().st_size,
         sha256=digest,
         key=key,
-        graph=graph.sha256,
-        weights=bundle.manifest.weights[graph.weights].sha256,
+        graph=graph_sha256,
+        weights=weights_sha256,
         inputs=graph.inputs,
         outputs=graph.outputs,
         profile=recipe.profile,
@@ -355,10 +356,8 @@ def _publish(bundle: Bundle, target: str, engines: EngineSet, made: Mapping[Path
 
     Replacing the manifest is one step of the file system: before it the bundle is the old one, after it the new one.
     """
-    try:
-        manifest = open_bundle(
-            bundle.root, hashes=False, engines=False
-        ).manifest  # another build may have finished meanwhile
+    try:  # read again: another build may have finished meanwhile
+        manifest = open_bundle(bundle.root, hashes=False, engines=False).manifest
     except BundleError as error:
         raise VcutError(f"the bundle changed while its engines were built: {error}") from None
     if manifest.graphs != bundle.manifest.graphs:
@@ -408,8 +407,7 @@ def _timing_cache(target: Target) -> str | None:
     """TensorRT times kernels; TensorRT-RTX times none when it builds."""
     if target.library != "tensorrt":
         return None
-    gpu = "".join(c if c.isalnum() else "-" for c in (target.gpu or "").lower())
-    return str(cache_folder() / "timing" / f"{target.version}-{gpu}.cache")
+    return str(cache_folder() / "timing" / f"{target.version}-{file_name(target.gpu or '')}.cache")
 
 
 def _log_file(bundle: Bundle, target: Target, name: str) -> Path:

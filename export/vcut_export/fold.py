@@ -129,7 +129,7 @@ def fold(unet: nn.Module, projection: Projection, frames: int) -> PackedBias:
 
 
 def fold_blends(model: nn.Module) -> None:
-    """Replace, in place, every learned space/time blend of a UNet or a temporal decoder by its constant."""
+    """Replace, in place, every learned space/time blend of a UNet by its constant."""
     from diffusers.models.resnet import AlphaBlender
 
     module: Any

@@ -174,7 +174,7 @@ def make_manifest(
 ) -> Manifest:
     """Return the manifest of a bundle with these files; of ``engines``, those stay that belong to these graphs."""
     checkpoint = plan.checkpoint
-    return Manifest(
+    manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         vcut_version=__version__,
         model=Model(
@@ -200,21 +200,18 @@ def make_manifest(
         sca_bias=slices,
         graphs=dict(graphs),
         weights=dict(weights),
-        engines=_belonging(engines or {}, graphs, weights),
     )
+    return msgspec.structs.replace(manifest, engines=_belonging(engines or {}, manifest))
 
 
-def _belonging(
-    engines: Mapping[str, EngineSet], graphs: Mapping[str, GraphEntry], weights: Mapping[str, FileEntry]
-) -> dict[str, EngineSet]:
+def _belonging(engines: Mapping[str, EngineSet], manifest: Manifest) -> dict[str, EngineSet]:
     """Drop engines of graphs that are no more, and targets that are left without any."""
     result = {}
     for target, found in engines.items():
         kept = {
             name: engine
             for name, engine in found.engines.items()
-            if name in graphs
-            and (engine.graph, engine.weights) == (graphs[name].sha256, weights[graphs[name].weights].sha256)
+            if name in manifest.graphs and (engine.graph, engine.weights) == manifest.sources(name)
         }
         if kept:
             result[target] = msgspec.structs.replace(found, engines=kept)

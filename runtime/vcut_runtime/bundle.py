@@ -156,8 +156,7 @@ def _check_engines(manifest: Manifest) -> None:
         for name, engine in engines.engines.items():
             if name not in GRAPHS:
                 raise ValueError(f"the manifest has an engine of the unknown graph {name!r} in {target}: rebuild it")
-            graph = manifest.graphs[name]
-            if (engine.graph, engine.weights) != (graph.sha256, manifest.weights[graph.weights].sha256):
+            if (engine.graph, engine.weights) != manifest.sources(name):
                 raise ValueError(
                     f"the engine {name} of {target} was built from another graph than this bundle's: "
                     "run 'vcut build' on the bundle again"

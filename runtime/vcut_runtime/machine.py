@@ -33,6 +33,11 @@ def cache_folder() -> Path:
     return Path(given) if given else user_cache_path("vcut", appauthor=False)
 
 
+def file_name(text: str) -> str:
+    """Return ``text`` in letters, digits and dashes, as part of a file's name."""
+    return "".join(c if c.isalnum() else "-" for c in text.lower())
+
+
 def first_line(error: object) -> str:
     """Return the first line of an error's text, its type's name if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -158,6 +158,11 @@ class Manifest(_Record, frozen=True):
         shapes = [tensor.shape for tensor in self.graphs["decode"].inputs if tensor.name == "latents" and tensor.shape]
         return shapes[0][0] if shapes and isinstance(shapes[0][0], int) else None
 
+    def sources(self, graph: str) -> tuple[str, str]:
+        """Return the sha256 of a graph and of its weights file: what an engine of it is made from."""
+        entry = self.graphs[graph]
+        return entry.sha256, self.weights[entry.weights].sha256
+
     def files(self) -> list[Entry]:
         """Return every file the manifest vouches for."""
         return [*self.onnx_files(), *self.engine_files()]

@@ -19,7 +19,7 @@ import numpy as np
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.cuda import Captured, Cuda, Event, Memory
 from vcut_runtime.errors import BundleError, UsageError, VcutError
-from vcut_runtime.machine import cache_folder, first_line
+from vcut_runtime.machine import cache_folder, file_name, first_line
 from vcut_runtime.manifest import GRAPHS, EngineEntry, EngineSet, TensorSpec
 from vcut_runtime.tensorrt_library import TITLES, Library, Log
 
@@ -151,9 +151,11 @@ class TensorRtBackend:
                 if name != graph:
                     self._unload(name)
         found = self._loaded.get(graph)
+        if found is not None and found.resident:  # every step comes by here, and asking for memory takes its time
+            return
         if found is None:
             self._loaded[graph] = self._open(graph)
-        elif not found.resident:
+        else:
             if not found.engine.load_weights(found.serialized):
                 raise self._failed(f"cannot load the weights of {graph} again")
             found.resident = True
@@ -442,7 +444,7 @@ def _verified(bundle: Bundle, entry: EngineEntry) -> memoryview:
 
 
 def _cache_file(library: Library, cuda: Cuda, entry: EngineEntry) -> Path:
-    gpu = "".join(c if c.isalnum() else "-" for c in cuda.name.lower())
+    gpu = file_name(cuda.name)
     return cache_folder() / "kernels" / f"{entry.sha256[:24]}-{library.name}-{library.version}-{gpu}.bin"
 
 
