@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,10 +15,15 @@ from typing import Any
 _LIBRARIES = ("vcut", "torch", "diffusers", "onnxruntime", "tensorrt-rtx-cu13", "tensorrt")
 
 
-def provenance(module: str) -> dict[str, Any]:
-    """Return command, date, device and library versions of a run of ``python -m module``."""
+def provenance(program: str) -> dict[str, Any]:
+    """Return command, date, device and library versions of a run of ``program``.
+
+    It is a command such as ``vcut bench macs``, or a module that ``python -m`` runs.
+    """
+    words = program.split() if program.startswith("vcut ") else ["python", "-m", program]
+    options = sys.argv[len(words) :] if words[0] == "vcut" else sys.argv[1:]
     return {
-        "command": " ".join(["python -m", module, *sys.argv[1:]]),
+        "command": shlex.join([*words, *options]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
         "versions": {name: found for name in _LIBRARIES if (found := _version(name))},

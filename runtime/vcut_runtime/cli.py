@@ -187,7 +187,11 @@ def parse_cut_step(text: str) -> int | None:
 def main() -> None:
     """Run ``vcut``."""
     for entry in sorted(entry_points(group="vcut.commands"), key=lambda found: found.name):
-        app.command(entry.name)(entry.load())
+        command = entry.load()
+        if isinstance(command, typer.Typer):  # a group of commands
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(entry.name)(command)
     run_app(app, "vcut")
 
 
