@@ -54,6 +54,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     latents: np.ndarray | None
     noise: np.ndarray | None
+    start_step: int
     decode_chunk: int | None
     decode_overlap: int | None
     fit: Fit
@@ -66,6 +67,7 @@ class _Run:
     """The options of one video, all decided and checked."""
 
     steps: list[Step]
+    start_step: int  # the first that is run
     quality_bias: QualityBias
     guidance: tuple[float, float]
     fps: int
@@ -134,6 +136,7 @@ class Pipeline:
         seed: int | None = None,
         latents: np.ndarray | None = None,
         noise: np.ndarray | None = None,
+        start_step: int = 1,
         decode_chunk: int | None = None,
         decode_overlap: int | None = None,
         fit: Fit = "stretch",
@@ -159,6 +162,8 @@ class Pipeline:
             latents: standard normal [1, F, C, h, w] instead of drawn ones; scaled by the first sigma here. For a list
                 of n images [n, F, C, h, w], or [1, ...] for all.
             noise: standard normal [1, 3, H, W] for the noise augmentation, likewise.
+            start_step: run only the steps from this one on; ``latents`` are then what ``callback`` got after the step
+                before, and are not scaled.
             decode_chunk: frames decoded at a time; the bundle's by default.
             decode_overlap: frames decoded on each side of a chunk for context and not kept; the bundle's by default,
                 or what the chunk has room for. 0 is diffusers' ``decode_chunk_size``.
@@ -175,6 +180,8 @@ class Pipeline:
         if steps < 1:
             raise UsageError(f"num_inference_steps is {steps}: give at least 1")
         cut = default_cut_step(manifest, steps) if cut_step == BUNDLE_DEFAULT else check_cut_step(cut_step, steps)
+        if not 1 <= start_step <= steps or (start_step > 1 and latents is None):
+            raise UsageError(f"start_step is {start_step}: give 1..{steps}, and from 2 on the latents to start from")
         most = self.backend.max_decode_chunk()
         usual = manifest.decode_chunk if most is None else min(manifest.decode_chunk, most)
         chunk = usual if decode_chunk is None else decode_chunk
@@ -213,6 +220,7 @@ class Pipeline:
                 raise UsageError(f"{name} is {value}: give a finite number")
         run = _Run(
             steps=plan_steps(manifest.scheduler, steps, cut),
+            start_step=start_step,
             quality_bias=quality_bias,
             guidance=(low, high),
             fps=fps,
@@ -255,7 +263,7 @@ class Pipeline:
             condition = self.backend.run("condition", {name: self.backend.upload(v) for name, v in inputs.items()})
         clock.wait()
         run.progress("condition", 1, 1)
-        scale = np.float32(self.manifest.scheduler.initial_noise_scale)
+        scale = np.float32(self.manifest.scheduler.initial_noise_scale if run.start_step == 1 else 1.0)
         latents = self._denoise(run, latents * scale, condition, clock)
         frames = self._decode(run, latents, clock)
         return Video(frames, run.fps, seed, clock.seconds(), self.backend.peak_memory())
@@ -272,7 +280,7 @@ class Pipeline:
         levels = [run.steps[0].sigma, *(step.sigma_next for step in run.steps)]
         sigmas = [upload(np.array([level], dtype=np.float32)) for level in levels]
         latents = upload(start)
-        for stage, group in groupby(run.steps, key=lambda step: step.stage):
+        for stage, group in groupby(run.steps[run.start_step - 1 :], key=lambda step: step.stage):
             steps = list(group)
             if stage == "semantic_binding" and run.guidance[1] > 1.0:
                 guidance = guidance_scale(*run.guidance, self.manifest.frames)
