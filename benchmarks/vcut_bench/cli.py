@@ -2,27 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from vcut_bench.machine import save
-from vcut_runtime.terminal import JSON, QUIET, print_json, stages, stdout
+from vcut_runtime.cli import parse_cut_step
+from vcut_runtime.errors import UsageError
+from vcut_runtime.terminal import JSON, QUIET, print_json, stages, stderr, stdout
 
-app = typer.Typer(help="Measure: the paper's tables, latency, memory and fidelity beside the peers.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure: the paper's tables, latency, memory and fidelity beside the peers.", no_args_is_help=True
+)
 
-OUTPUT = typer.Option("--output", "-o", help="Write the result here, as JSON.")
+OUTPUT = typer.Option("--output", "-o", help="Write the result here too, as JSON.")
 
 
-@app.callback()
-def _root() -> None:
-    """Keep this a group, however many commands it has."""
+@app.command("macs")
+def macs_command(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="svd, svd-xt, svd-xt-1.1, svd-tiny, a diffusers folder or a hub id; repeat for several. "
+            "[default: the whole family]"
+        ),
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Share of a step by block or by kind of layer.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of the video. [default: the model's]")] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps of a video.")] = 25,
+    cut_step: Annotated[
+        list[str] | None,
+        typer.Option(help="First conditional step, or none; repeat for several. [default: none, 10, 17, 20]"),
+    ] = None,
+    tca: Annotated[str, typer.Option(help="Of vcut: remove or fold temporal cross-attention.")] = "remove",
+    output: Annotated[Path | None, OUTPUT] = None,
+    json: Annotated[bool, JSON] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Count parameters and MACs beside the paper's Tables II and III; needs no weights."""
+    from vcut_bench import macs
+
+    if by not in (None, "block", "kind"):
+        raise UsageError(f"unknown --by {by!r}: choose block or kind")
+    cuts = macs.CUT_STEPS if not cut_step else [parse_cut_step(text) for text in cut_step]
+    with stages(quiet or json) as show:
+        result = macs.measure(
+            model or (), height=height, width=width, frames=frames, steps=steps, cut_steps=cuts,
+            tca=tca, by=by, show=show,  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+    _finish(result, macs.table(result), output, json)
 
 
 for _name in ("latency", "fidelity"):
-    try:
+    with suppress(ImportError, AttributeError):
         app.command(_name)(getattr(import_module(f"vcut_bench.{_name}"), f"{_name}_command"))
-    except (ImportError, AttributeError):
-        pass
+
+
+def _finish(result: dict[str, Any], tables: Iterable[Any], output: Path | None, json: bool) -> None:
+    from vcut_bench.machine import save
+
+    if output is not None:
+        save(result, output)
+        stderr.print(f"[bold]{escape(str(output))}[/bold]", soft_wrap=True)
+    if json:
+        print_json(result)
+        return
+    for part in tables:
+        stdout.print(part)

@@ -1,0 +1,411 @@
+"""Parameters and MACs (multiply-accumulates) of a denoising step and of a video: the paper's Tables II and III.
+
+Counted by running diffusers' own UNet and the compiler's folded one on meta tensors, which have shapes and no values:
+neither weights nor their memory are needed. Three networks are counted: ``original`` is diffusers' unmodified UNet,
+``modified`` the paper's (TCA removed, SCA still computed), ``vcut`` what the bundle's graphs run. The paper counts
+linear and convolution layers (``layers``); ``full`` adds the two matrix products of every attention.
+
+``vcut`` folds more than cross-attention: the frame position MLPs are tables, and the time embedding is projected once
+and not for every frame. That is parameters (98.9 M of SVD-XT's) rather than work: ``other_folds`` says how many of the
+MACs it is (0.02 %). What runs once a video, image encoder, VAE and the folded projections, is in no figure.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from rich.table import Table
+
+from vcut_bench import paper
+from vcut_bench.machine import provenance
+from vcut_export.checkpoint import presets, resolve
+from vcut_export.plan import DEFAULT_STEPS, Plan, make_plan
+from vcut_runtime.graphs import graph_tensors, sized
+from vcut_runtime.machine import peak_memory
+from vcut_runtime.manifest import Tca
+from vcut_runtime.schedule import check_cut_step
+
+By = Literal["block", "kind"]
+CUT_STEPS = (None, 10, 17, 20)  # the paper's
+NETWORKS = {
+    "original": "original",
+    "modified": "TCA removed",
+    "vcut": "vcut",
+}
+# The first that matches a layer's name in diffusers' UNet decides what it is.
+_KINDS = (
+    (r"temporal_transformer_blocks\.\d+\.attn2", "temporal cross-attention"),
+    (r"temporal_transformer_blocks\.\d+\.attn1", "temporal self-attention"),
+    (r"temporal_transformer_blocks\.\d+\.ff", "temporal feed-forward"),
+    (r"transformer_blocks\.\d+\.attn2", "spatial cross-attention"),
+    (r"transformer_blocks\.\d+\.attn1", "spatial self-attention"),
+    (r"transformer_blocks\.\d+\.ff", "spatial feed-forward"),
+    (r"proj_in|proj_out", "projections of transformers"),
+    (r"time_pos_embed", "frame positions"),
+    (r"time_emb_proj|time_embedding|add_embedding", "time embedding"),
+    (r"temporal_res_block", "temporal convolutions"),
+    (r"conv", "spatial convolutions"),
+)
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates by operator."""
+
+    linear: int = 0
+    convolution: int = 0
+    attention: int = 0  # query by key and score by value, without attention's linear layers
+
+    def __add__(self, other: Macs) -> Macs:
+        return Macs(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: Macs) -> Macs:
+        return Macs(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def layers(self) -> int:
+        """The paper's counting: linear and convolution layers."""
+        return self.linear + self.convolution
+
+    @property
+    def full(self) -> int:
+        """Attention's matrix products too."""
+        return self.layers + self.attention
+
+    def to_dict(self) -> dict[str, int]:
+        """Return everything for JSON."""
+        names = ("linear", "convolution", "attention", "layers", "full")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Network:
+    """What was counted of one network; MACs by the layer's name in diffusers' UNet."""
+
+    parameters: int
+    guided: dict[str, Macs]
+    conditional: dict[str, Macs]
+
+    def per_video(self, steps: int, cut_step: int | None) -> dict[str, int]:
+        """Return the MACs of a video whose steps from ``cut_step`` on are conditional only."""
+        cut = check_cut_step(cut_step, steps)
+        guided, conditional = total(self.guided), total(self.conditional)
+        return {
+            name: (cut - 1) * getattr(guided, name) + (steps - cut + 1) * getattr(conditional, name)
+            for name in ("layers", "full")
+        }
+
+
+def measure(
+    models: Sequence[str] = (),
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    frames: int | None = None,
+    steps: int = DEFAULT_STEPS,
+    cut_steps: Sequence[int | None] = CUT_STEPS,
+    tca: Tca = "remove",
+    by: By | None = None,
+    show: Any,
+) -> dict[str, Any]:
+    """Count ``models`` (presets, diffusers folders, hub ids; by default every preset) and return everything for JSON.
+
+    Of a hub model only the configuration is fetched. ``by`` adds the share of each block or kind of layer to a guided
+    step. ``show`` is a function of a stage's name that returns a context manager, see ``vcut_runtime.terminal.stages``.
+
+    Raises:
+        UsageError: no such model, or an impossible size or cut step.
+    """
+    start = time.perf_counter()
+    for cut_step in cut_steps:
+        check_cut_step(cut_step, steps)
+    sizes: dict[str, Any] = {"height": height, "width": width, "frames": frames, "steps": steps, "tca": tca}
+    plans = {model: make_plan(resolve(model, random_weights=True), **sizes) for model in models or presets()}
+    counted: dict[str, dict[str, Network]] = {}
+    results = []
+    for model, plan in plans.items():
+        key = repr((plan.checkpoint.configs["unet"], plan.sizes))  # SVD-XT 1.1 is SVD-XT with other weights
+        if key not in counted:
+            with show(f"count {model}"):
+                counted[key] = count(plan)
+        results.append(_describe(model, plan, counted[key], cut_steps, by))
+    return {
+        "benchmark": "macs",
+        **provenance("vcut bench macs"),
+        "steps": steps,
+        "cut_steps": [_name(c) for c in cut_steps],
+        "tca": tca,
+        "seconds": time.perf_counter() - start,
+        "peak_memory_bytes": peak_memory(),
+        "models": results,
+    }
+
+
+def count(plan: Plan) -> dict[str, Network]:
+    """Count a model's three networks, each a guided step and a conditional one, at the plan's size."""
+    import torch
+    from diffusers.models.resnet import AlphaBlender
+
+    from vcut_export.build import quiet_libraries
+    from vcut_export.fold import fold, fold_blends, project_cross_attention
+    from vcut_export.graphs import QualityImprovement, SemanticBinding
+
+    original, modified, folded = (_unet(plan) for _ in range(3))
+    for module in folded.modules():
+        if isinstance(module, AlphaBlender):  # folding reads the one number that it makes a constant of
+            module.mix_factor = torch.nn.Parameter(torch.full((1,), 0.5), requires_grad=False)
+    fold_blends(folded)
+    with quiet_libraries(), torch.no_grad(), torch.device("meta"):
+        for module in modified.modules():
+            if type(module).__name__ == "TemporalBasicTransformerBlock":
+                module.attn2 = None  # which diffusers' own block allows for
+        projection = project_cross_attention(folded, plan.tca)
+        packed = fold(folded, projection, plan.frames)
+        channels, height, width = plan.latent_channels, plan.latent_height, plan.latent_width
+        width_of_bias = len(projection.bias)
+        tensors = graph_tensors(plan.sizes, latent=(channels, height, width), bias_channels=width_of_bias)
+        steps = {"semantic_binding": SemanticBinding, "quality_improvement": QualityImprovement}
+        ours = [
+            macs_by_layer(
+                step(folded, packed), [torch.empty(sized(tensor.shape, {})) for tensor in tensors[graph].inputs]
+            )
+            for graph, step in steps.items()
+        ]
+        embedding = projection.weight.shape[1]
+
+        def theirs(unet: Any) -> Network:
+            counts = []
+            for rows in (2, 1):  # guided: an unconditional and a conditional row
+                sample = torch.empty(rows, plan.frames, 2 * channels, height, width)
+                inputs = [sample, torch.empty(1), torch.empty(rows, 1, embedding), torch.empty(rows, 3)]
+                counts.append(macs_by_layer(unet, inputs))
+            return Network(_parameters(unet), *counts)
+
+        return {
+            "original": theirs(original),
+            "modified": theirs(modified),
+            "vcut": Network(_parameters(folded), *ours),
+        }
+
+
+def macs_by_layer(module: Any, inputs: Sequence[Any]) -> dict[str, Macs]:
+    """Run ``module`` on ``inputs`` and return the MACs of each linear and convolution layer and each attention.
+
+    Names are those within a UNet that ``module`` is or holds. Counted are the operators that torch really calls, by
+    ``torch.utils.flop_counter``, which knows two operations per MAC.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    counts = counter.get_flop_counts()
+    root = type(module).__name__
+    result: dict[str, Macs] = {}
+
+    def visit(layer: Any, name: str) -> int:
+        """Return the operations of ``layer`` and enter what is its own: not its children's."""
+        inside = sum(visit(child, f"{name}.{key}" if name else key) for key, child in layer.named_children())
+        calls = counts.get(f"{root}.{name}" if name else root)
+        if calls is None:  # a list of layers, or one that was not called
+            return inside
+        own = sum(calls.values()) - inside
+        if own:
+            result[name.removeprefix("unet.")] = _macs(layer, own // 2)
+        return inside + own
+
+    if visit(module, "") != counter.get_total_flops():
+        raise RuntimeError(f"some operations of {root} are in none of its layers")
+    return result
+
+
+def total(layers: dict[str, Macs]) -> Macs:
+    """Return the sum of all layers."""
+    return sum(layers.values(), Macs())
+
+
+def group(layers: dict[str, Macs], by: By) -> dict[str, Macs]:
+    """Return the sums by the UNet's top-level block, or by the kind of layer."""
+    result: dict[str, Macs] = {}
+    for name, macs in layers.items():
+        key = _block(name) if by == "block" else _kind(name)
+        result[key] = result.get(key, Macs()) + macs
+    return result
+
+
+def table(result: dict[str, Any]) -> list[Table]:
+    """Return what the terminal shows: steps beside Table II, videos beside Table III, and shares where asked for."""
+    columns = ("params", "paper", "guided", "paper", "with att.", "cond.")
+    step = _table("A step (Table II)", ("model", "network"), columns)
+    video = _table(
+        f"A video of {result['steps']} steps (Table III)",
+        ("model", "network", "cut step"),
+        ("MACs", "paper", "with att."),
+    )
+    for row in step_rows(result):
+        step.add_row(*row)
+    for row in video_rows(result):
+        video.add_row(*row)
+    return [step, video, *(_shares(model) for model in result["models"] if "shares" in model)]
+
+
+def step_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Return the cells beside Table II.
+
+    They are model, network; parameters, the paper's and the deviation; a guided step's MACs, the paper's and the
+    deviation; the same with attention's matrix products; a conditional step's MACs.
+    """
+    rows = []
+    for model in result["models"]:
+        theirs = model["paper"].get("per_step", {})
+        for network, found in model["networks"].items():
+            own = theirs.get(network, {})
+            rows.append(
+                [
+                    model["model"],
+                    NETWORKS[network],
+                    *_beside(found["parameters"], own.get("parameters"), 3),
+                    *_beside(found["guided"]["layers"], own.get("guided"), 2),
+                    number(found["guided"]["full"], 2),
+                    number(found["conditional"]["layers"], 2),
+                ]
+            )
+    return rows
+
+
+def video_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Return the cells beside Table III: model, network, cut step; MACs, the paper's and deviation; with attention.
+
+    The paper's base is the original model, and all that it cuts the modified one; vcut stands beside the latter.
+    """
+    rows = []
+    for model in result["models"]:
+        theirs = model["paper"].get("per_video", {})
+        for network, found in model["networks"].items():
+            for cut, macs in found["per_video"].items():
+                original, whole = network == "original", cut == "none"
+                if original and not whole:
+                    continue
+                cells = _beside(macs["layers"], theirs.get(cut) if original or not whole else None, 1)
+                rows.append([model["model"], NETWORKS[network], cut, *cells, number(macs["full"], 1)])
+    return rows
+
+
+def number(value: float, digits: int) -> str:
+    """Return a count with its unit."""
+    for unit, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= 0.5 * factor or unit == "M":
+            return f"{value / factor:.{digits}f} {unit}"
+    raise AssertionError
+
+
+def _describe(
+    model: str, plan: Plan, networks: dict[str, Network], cut_steps: Sequence[int | None], by: By | None
+) -> dict[str, Any]:
+    kinds = {name: group(network.guided, "kind") for name, network in networks.items()}
+    elsewhere = [
+        kinds["modified"].get(kind, Macs()) - kinds["vcut"].get(kind, Macs())
+        for kind in ("frame positions", "time embedding")
+    ]
+    found: dict[str, Any] = {
+        "model": model,
+        "shape": {"frames": plan.frames, "height": plan.height, "width": plan.width},
+        "networks": {
+            name: {
+                "parameters": network.parameters,
+                "guided": total(network.guided).to_dict(),
+                "conditional": total(network.conditional).to_dict(),
+                "per_video": {_name(c): network.per_video(plan.steps, c) for c in cut_steps},
+            }
+            for name, network in networks.items()
+        },
+        "other_folds": sum(elsewhere, Macs()).to_dict(),
+        "paper": _paper(model, plan, cut_steps),
+    }
+    if by is not None:
+        found["shares"] = {
+            name: {key: macs.to_dict() for key, macs in group(network.guided, by).items()}
+            for name, network in networks.items()
+        }
+    return found
+
+
+def _paper(model: str, plan: Plan, cut_steps: Sequence[int | None]) -> dict[str, Any]:
+    """Return the paper's numbers where it has any for this model and size, in single MACs and parameters."""
+    step = paper.per_step(model)
+    if step is None or (plan.height, plan.width) != (576, 1024) or plan.frames != paper.paper().models[model].frames:
+        return {}
+    videos = {_name(c): paper.per_video(model, c) for c in cut_steps} if plan.steps == DEFAULT_STEPS else {}
+    return {
+        "per_step": {
+            "original": {"parameters": step.params_B * 1e9, "guided": step.macs_T * 1e12},
+            "modified": {"parameters": step.modified_params_B * 1e9, "guided": step.modified_macs_T * 1e12},
+        },
+        "per_video": {cut: found.macs_T * 1e12 for cut, found in videos.items() if found is not None},
+    }
+
+
+def _unet(plan: Plan) -> Any:
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    from vcut_export.weights import empty
+
+    return empty(plan.checkpoint, "unet", UNetSpatioTemporalConditionModel).eval().requires_grad_(False)
+
+
+def _macs(layer: Any, count: int) -> Macs:
+    from torch import nn
+
+    if isinstance(layer, nn.Linear):
+        return Macs(linear=count)
+    return Macs(convolution=count) if isinstance(layer, nn.Conv2d | nn.Conv3d) else Macs(attention=count)
+
+
+def _parameters(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _block(name: str) -> str:
+    words = name.split(".")
+    return ".".join(words[:2]) if words[0] in ("down_blocks", "up_blocks") else words[0]
+
+
+def _kind(name: str) -> str:
+    return next((kind for pattern, kind in _KINDS if re.search(pattern, name)), "other")
+
+
+def _name(cut_step: int | None) -> str:
+    return "none" if cut_step is None else str(cut_step)
+
+
+def _beside(value: float, theirs: float | None, digits: int) -> list[str]:
+    if theirs is None:
+        return [number(value, digits), ""]
+    return [number(value, digits), f"{number(theirs, digits)}  {100 * (value / theirs - 1):+.2f} %"]
+
+
+def _shares(model: dict[str, Any]) -> Table:
+    """Each block's or kind's MACs of a guided step, attention's products included, and its share."""
+    networks = model["shares"]
+    result = _table(f"{model['model']}: a guided step, with attention", ("",), [NETWORKS[name] for name in networks])
+    whole = {name: sum(macs["full"] for macs in found.values()) for name, found in networks.items()}
+    first = next(iter(networks.values()))
+    for part in sorted(first, key=lambda part: -first[part]["full"]):
+        cells = []
+        for name, found in networks.items():
+            macs = found.get(part, {"full": 0})["full"]
+            cells.append(f"{number(macs, 2)}  {100 * macs / whole[name]:4.1f} %" if macs else "")
+        result.add_row(part, *cells)
+    return result
+
+
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    result = Table(title=title, title_justify="left")
+    for column in words:
+        result.add_column(column, no_wrap=True)
+    for column in numbers:
+        result.add_column(column, justify="right")
+    return result

@@ -1,0 +1,143 @@
+"""MACs are counted right, and come to the figures of the paper and of the design."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from vcut_bench import macs
+from vcut_bench.tables import ROOT
+from vcut_export.checkpoint import resolve
+from vcut_export.plan import make_plan
+from vcut_runtime.errors import UsageError
+
+
+def measure(*models: str, **options: Any) -> dict[str, Any]:
+    return macs.measure(models, show=lambda name: nullcontext(), **options)
+
+
+@pytest.fixture(scope="module")
+def family() -> dict[str, Any]:
+    """Counted at full size."""
+    return {model["model"]: model for model in measure("svd", "svd-xt", "svd-xt-1.1")["models"]}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, Any]:
+    return measure("svd-tiny", by="kind")
+
+
+@pytest.mark.parametrize(("model", "original", "folded"), [("svd", 36.10e12, 34.38e12), ("svd-xt", 64.38e12, 61.39e12)])
+def test_a_guided_step_has_the_macs_of_the_design(family: Any, model: str, original: float, folded: float) -> None:
+    networks = family[model]["networks"]
+    assert networks["original"]["guided"]["layers"] == pytest.approx(original, rel=1e-3)
+    assert networks["vcut"]["guided"]["layers"] == pytest.approx(folded, rel=1e-3)
+    assert networks["vcut"]["conditional"]["layers"] == pytest.approx(folded / 2, rel=1e-3)
+
+
+def test_originals_and_parameters_are_the_papers(family: Any) -> None:
+    for model in ("svd", "svd-xt"):
+        networks, paper = family[model]["networks"], family[model]["paper"]["per_step"]
+        assert networks["original"]["guided"]["layers"] == pytest.approx(paper["original"]["guided"], rel=1e-3)
+        assert networks["modified"]["parameters"] == pytest.approx(paper["modified"]["parameters"], rel=1e-3)
+    modified = family["svd-xt"]["networks"]["modified"]["guided"]["layers"]
+    assert modified == pytest.approx(family["svd-xt"]["paper"]["per_step"]["modified"]["guided"], rel=1e-3)
+
+
+def test_a_video_of_svd_xt_cut_at_17(family: Any) -> None:
+    networks, paper = family["svd-xt"]["networks"], family["svd-xt"]["paper"]["per_video"]
+    assert networks["vcut"]["per_video"]["17"]["layers"] == pytest.approx(1258.5e12, rel=1e-3)
+    assert networks["modified"]["per_video"]["17"]["layers"] == pytest.approx(paper["17"], rel=1e-3)
+    assert networks["original"]["per_video"]["none"]["layers"] == pytest.approx(paper["none"], rel=1e-3)
+
+
+def test_folding_beyond_attention_is_parameters_not_work(family: Any) -> None:
+    found = family["svd-xt"]
+    assert 0 < found["other_folds"]["layers"] < 2e-4 * found["networks"]["vcut"]["guided"]["layers"]
+    networks = found["networks"]
+    assert networks["original"]["parameters"] - networks["vcut"]["parameters"] > 190e6
+
+
+def test_svd_xt_1_1_is_svd_xt_with_other_weights(family: Any) -> None:
+    assert family["svd-xt-1.1"]["networks"] == family["svd-xt"]["networks"]
+
+
+def test_every_operator_is_counted_once() -> None:
+    import torch
+    from torch import nn
+
+    class Toy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, padding=1)
+            self.parts = nn.ModuleList([nn.Linear(8, 16, bias=False)])
+            self.unused = nn.Linear(8, 8)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:  # [2, 3, 4, 5]
+            tokens = self.conv(image).flatten(2).transpose(1, 2)  # [2, 20, 8]
+            mixed = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+            return self.parts[0](mixed)
+
+    with torch.device("meta"), torch.no_grad():
+        found = macs.macs_by_layer(Toy(), [torch.empty(2, 3, 4, 5)])
+    assert found == {
+        "conv": macs.Macs(convolution=2 * 20 * 8 * 3 * 9),
+        "parts.0": macs.Macs(linear=2 * 20 * 8 * 16),
+        "": macs.Macs(attention=2 * (2 * 20 * 20 * 8)),
+    }
+    assert macs.total(found).layers == 2 * 20 * 8 * (27 + 16)
+
+
+def test_a_video_is_its_steps(tiny: Any) -> None:
+    (model,) = tiny["models"]
+    vcut = model["networks"]["vcut"]
+    guided, conditional = vcut["guided"]["full"], vcut["conditional"]["full"]
+    assert vcut["per_video"]["17"]["full"] == 16 * guided + 9 * conditional
+    assert vcut["per_video"]["none"]["full"] == 25 * guided
+
+
+def test_shares_add_up_and_show_what_was_folded(tiny: Any) -> None:
+    (model,) = tiny["models"]
+    for network, parts in model["shares"].items():
+        assert sum(part["full"] for part in parts.values()) == model["networks"][network]["guided"]["full"]
+    parts = model["shares"]
+    assert "other" not in parts["original"]
+    assert {"spatial cross-attention", "temporal cross-attention", "frame positions"} <= set(parts["original"])
+    assert "temporal cross-attention" not in parts["modified"]
+    assert not {"spatial cross-attention", "temporal cross-attention", "frame positions"} & set(parts["vcut"])
+
+
+def test_folding_tca_costs_what_removing_it_does(tiny: Any) -> None:
+    (folded,) = measure("svd-tiny", tca="fold")["models"]
+    assert folded["networks"] == tiny["models"][0]["networks"]
+
+
+def test_the_papers_numbers_stand_only_beside_its_sizes() -> None:
+    checkpoint = resolve("svd", random_weights=True)
+    assert set(macs._paper("svd", make_plan(checkpoint), [17])["per_video"]) == {"17"}
+    assert macs._paper("svd", make_plan(checkpoint, steps=30), [17])["per_video"] == {}
+    for other in ({"frames": 25}, {"height": 320}, {"width": 576}):
+        assert macs._paper("svd", make_plan(checkpoint, **other), [17]) == {}
+
+
+def test_impossible_options_are_refused_before_any_work() -> None:
+    with pytest.raises(UsageError, match="27"):
+        measure("svd-tiny", cut_steps=[27])
+    with pytest.raises(UsageError, match="did you mean svd-xt"):
+        measure("svd-xtt")
+    with pytest.raises(UsageError, match="multiple of 8"):
+        measure("svd-tiny", height=63)
+
+
+def test_the_kept_count_reaches_its_bars() -> None:
+    """A recorded measurement of the whole family, not one of this run."""
+    paths = list((ROOT / "benchmarks/results").glob("macs-*.json"))
+    assert paths
+    for path in paths:
+        result = json.loads(path.read_text())
+        assert {"svd", "svd-xt", "svd-xt-1.1", "svd-tiny"} <= {model["model"] for model in result["models"]}
+        assert result["seconds"] <= 60
+        assert result["peak_memory_bytes"] <= 3e9
