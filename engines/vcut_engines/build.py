@@ -22,6 +22,7 @@ from vcut_engines.compile import Compiled, Job, Recipe, explain
 from vcut_engines.targets import Target, choose_target
 from vcut_runtime.bundle import MANIFEST, Bundle, check_hashes, open_bundle, sha256
 from vcut_runtime.errors import BundleError, UsageError, VcutError
+from vcut_runtime.graphs import dimensions, sized
 from vcut_runtime.machine import cache_folder, file_name, peak_memory, total_memory
 from vcut_runtime.manifest import (
     GRAPHS,
@@ -169,23 +170,25 @@ def summary(result: BuildResult) -> dict[str, Any]:
 
 
 def _recipes(manifest: Manifest, target: Target, decode_chunk: int | None) -> dict[str, Recipe]:
-    """What each engine is built with: the step graphs' shapes are fixed, decode's frames range up to the chunk."""
+    """What each engine is built with: its free dimensions range as the bundle's videos do, decode's up to the chunk."""
     chunk = manifest.decode_chunk if decode_chunk is None else decode_chunk
     if manifest.decode_frames not in (None, chunk):
         raise UsageError(
             f"--decode-chunk {chunk}: this bundle's decode graph takes {manifest.decode_frames} frames at a time, "
             f"export it with --decode-chunk {chunk}"
         )
-    if not 1 <= chunk <= manifest.frames:
-        raise UsageError(f"--decode-chunk {chunk} is outside 1..{manifest.frames}, the frames of this bundle's videos")
+    frames = manifest.largest.frames
+    if not 1 <= chunk <= frames:
+        raise UsageError(f"--decode-chunk {chunk} is outside 1..{frames}, the frames of this bundle's videos")
+    chunks = (1, min(chunk, manifest.frames), chunk)
+    least, usual, most = (
+        dimensions(manifest, sizes, n)
+        for sizes, n in zip((manifest.smallest, manifest.sizes, manifest.largest), chunks, strict=True)
+    )
 
     def profile(graph: GraphEntry) -> dict[str, Profile]:
-        dynamic = [t for t in graph.inputs if any(isinstance(d, str) for d in t.shape)]
-
-        def sized(tensor: Any, size: int) -> tuple[int, ...]:
-            return tuple(size if isinstance(d, str) else d for d in tensor.shape)
-
-        return {t.name: Profile(sized(t, 1), sized(t, chunk), sized(t, chunk)) for t in dynamic}
+        free = {t.name: t.shape for t in graph.inputs if any(isinstance(d, str) for d in t.shape)}
+        return {name: Profile(sized(s, least), sized(s, usual), sized(s, most)) for name, s in free.items()}
 
     return {
         name: Recipe(

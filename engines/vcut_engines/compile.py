@@ -139,6 +139,7 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: Job) -> N
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if not job.recipe.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
+        _decompose_attention(trt, network)
     if job.recipe.profile:
         profile = builder.create_optimization_profile()
         for name, shapes in job.recipe.profile.items():
@@ -148,6 +149,18 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: Job) -> N
         path = Path(job.timing_cache)
         data = path.read_bytes() if path.is_file() else b""
         config.set_timing_cache(config.create_timing_cache(data), False)  # the library drops one that does not fit
+
+
+def _decompose_attention(trt: Any, network: Any) -> None:
+    """Let attention in fp32, which has no fused kernel, run as products and a softmax; with free sizes it must be said.
+
+    In fp16 it must not be: written out, the scores of SVD-XT take 40 GB.
+    """
+    for i in range(network.num_layers):
+        layer = network.get_layer(i)
+        if layer.type == getattr(trt.LayerType, "ATTENTION_INPUT", None):
+            layer.__class__ = trt.IAttentionInputLayer  # bindings give every layer as ILayer
+            layer.attention.decomposable = True
 
 
 def _keep_timing_cache(config: Any, job: Job) -> None:

@@ -23,7 +23,7 @@ from vcut_export.plan import WEIGHTS, Plan
 from vcut_export.tracing import GraphSpec, trace_all
 from vcut_runtime import __version__
 from vcut_runtime.graphs import graph_tensors
-from vcut_runtime.manifest import BiasSlice, FileEntry, GraphEntry
+from vcut_runtime.manifest import BiasSlice, FileEntry, GraphEntry, describe_sizes
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -47,7 +47,7 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
             unet = weights.load_unet(plan.checkpoint, plan.precision, DTYPES[plan.precision])
         with clock("fold cross-attention"):
             projection = project_cross_attention(unet, plan.tca)
-            packed = fold(unet, projection, plan.frames)
+            packed = fold(unet, projection, plan.largest.frames)
             if plan.low_memory:
                 chunk_feed_forwards(unet)
             slices = projection.slices
@@ -117,7 +117,8 @@ def _condition(plan: Plan, projection: Projection) -> Condition:
     encoder = weights.load_image_encoder(plan.checkpoint, plan.precision, DTYPES[plan.precision])
     vae = weights.load_vae(plan.checkpoint, plan.precision, vae_encoder_dtype(plan))
     extractor = plan.checkpoint.configs["feature_extractor"]
-    return Condition(encoder, vae, projection, extractor, plan.height, plan.width)
+    fixed = () if plan.resizes else (plan.height, plan.width)
+    return Condition(encoder, vae, projection, extractor, *fixed)
 
 
 class _Writer:
@@ -156,14 +157,14 @@ class _Writer:
 
 def _spec(plan: Plan, name: str, bias: int) -> GraphSpec:
     tensors = graph_tensors(
-        frames=plan.frames,
-        height=plan.height,
-        width=plan.width,
+        plan.sizes,
         latent=(plan.latent_channels, plan.latent_height, plan.latent_width),
         bias_channels=bias,
         decode_frames=plan.decode_frames,
+        dynamic=plan.dynamic,
+        encoder_size=plan.checkpoint.configs["image_encoder"].get("image_size", 224),
     )[name]
-    return GraphSpec(name, tensors.inputs, tensors.outputs, for_cpu=plan.precision == "fp32")
+    return GraphSpec(name, tensors.inputs, tensors.outputs, plan.precision == "fp32", plan.examples)
 
 
 _DESCRIPTIONS = {
@@ -184,8 +185,6 @@ def _metadata(plan: Plan, name: str) -> dict[str, str]:
         "graph": name,
         "precision": plan.precision,
         "tca": plan.tca,
-        "height": plan.height,
-        "width": plan.width,
-        "frames": plan.frames,
+        **describe_sizes(plan.sizes, plan.dynamic),
     }
     return {key: str(value) for key, value in values.items()}

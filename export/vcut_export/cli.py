@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 from vcut_engines.cli import ENGINES, GPU, VERBOSE, show
 from vcut_export.compiler import export, summary
 from vcut_runtime.cli import parse_cut_step
+from vcut_runtime.errors import UsageError
 from vcut_runtime.terminal import JSON, QUIET, build_progress, print_json, run_app, stages, stderr
 
 
@@ -45,6 +47,14 @@ def export_command(
     ] = False,
     decode_chunk: Annotated[
         int | None, typer.Option(help="Frames decoded at a time. [default: what takes no more memory than a step]")
+    ] = None,
+    dynamic: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE=MIN:MAX,...",
+            help="Sizes that a run may choose, such as frames=8:25,height=320:576,width=576:1024.",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
     engines: Annotated[str, ENGINES] = "auto",
@@ -82,6 +92,7 @@ def export_command(
             tca=cast(Any, tca),
             low_memory=low_memory,
             decode_chunk=decode_chunk,
+            dynamic=None if dynamic is None else parse_ranges(dynamic),
             engines=cast(Any, engines),
             gpu=gpu,
             verify=verify,
@@ -105,6 +116,21 @@ def export_command(
         )
         if result.engines is not None:
             show(result.engines)
+
+
+def parse_ranges(text: str) -> dict[str, tuple[int, int]]:
+    """Return ``frames=8:25,height=320:576`` as ranges by name.
+
+    Raises:
+        UsageError: it is not of this form.
+    """
+    ranges = {}
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\w+)=(\d+):(\d+)\s*", part)
+        if found is None or found[1] in ranges:
+            raise UsageError(f"--dynamic {text!r} is no list of ranges: write it as frames=8:25,height=320:576")
+        ranges[found[1]] = (int(found[2]), int(found[3]))
+    return ranges
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from vcut_engines.build import BuildResult, Progress, build
 from vcut_engines.build import summary as engine_summary
 from vcut_engines.targets import Engines, choose_target
@@ -66,6 +68,7 @@ def export(
     tca: Tca = "remove",
     low_memory: bool = False,
     decode_chunk: int | None = None,
+    dynamic: Mapping[str, tuple[int, int]] | None = None,
     engines: Engines = "none",
     gpu: str | None = None,
     verify: bool = False,
@@ -94,6 +97,8 @@ def export(
         tca: ``remove`` temporal cross-attention (the paper) or ``fold`` its constant (exact).
         low_memory: for GPUs with little memory: a guided step takes a third less, decoding goes in smaller chunks.
         decode_chunk: frames decoded at a time; by default what takes no more memory than a guided step.
+        dynamic: least and most of the ``frames``, ``height`` and ``width`` that a run may choose; the sizes above are
+            then what it does by default.
         engines: build them too, once the graphs are in place; see :func:`vcut_engines.choose_target`.
         gpu: what the engines are for; see there.
         verify: compare every graph with the unmodified torch modules.
@@ -120,10 +125,11 @@ def export(
         tca=tca,
         low_memory=low_memory,
         decode_chunk=decode_chunk,
+        dynamic=dynamic,
     )
     choose_target(engines, gpu, plan.precision)
     if verify:
-        check_cpu(make_manifest(plan, (), {}, {}))
+        check_cpu(make_manifest(plan, (), {}, {}), plan.sizes)
     if checkpoint.hub is None:
         check_weights(checkpoint, plan.precision)
     root = Path(f"vcut-{checkpoint.id.rsplit('/')[-1]}") if output is None else Path(output)
@@ -354,6 +360,7 @@ def summary(result: ExportResult) -> dict[str, Any]:
         "height": manifest.height,
         "width": manifest.width,
         "frames": manifest.frames,
+        "dynamic": msgspec.to_builtins(manifest.dynamic),
         "precision": manifest.precision,
         "tca": manifest.tca,
         "steps": manifest.steps,

@@ -6,7 +6,8 @@ spatial cross-attention (SCA) this way is exact. Temporal cross-attention (TCA) 
 (the paper's method), ``fold`` keeps its constant, exactly.
 
 Two more constants go with them, exact as well: the frame position embedding (an MLP of ``arange(frames)``, 99 M of
-SVD-XT's parameters) becomes a table, and the learned space/time blend becomes a number.
+SVD-XT's parameters) becomes a table, and the learned space/time blend becomes a number. And one thing is computed once
+instead of for every frame: the time embedding, which is the same for all frames and for both rows of guidance.
 """
 
 from __future__ import annotations
@@ -37,10 +38,15 @@ class Projection:
 
 
 class PackedBias:
-    """The ``sca_bias`` rows of the step being traced: the step writes them, every folded attention reads its slice."""
+    """What a step being traced hands to its folded blocks.
+
+    The step writes its ``sca_bias`` rows, of which every folded attention reads its slice; the UNet's two embeddings
+    write their sum, which every residual block reads.
+    """
 
     def __init__(self) -> None:
         self.rows: torch.Tensor | None = None  # [B, N]
+        self.time: torch.Tensor | None = None  # [B, channels], then, micro-conditioning added, [1, channels]
 
 
 class FoldedCrossAttention(nn.Module):
@@ -62,17 +68,63 @@ class FoldedCrossAttention(nn.Module):
         return bias[:, None].expand(batch, rows // batch, -1).reshape(rows, 1, -1)
 
 
-class FramePositionTable(nn.Module):
-    """The frame position embedding for ``frames`` frames: a [frames, channels] table."""
+class TimeEmbedding(nn.Module):
+    """The UNet's ``time_embedding``, which also starts the sum that the residual blocks read."""
 
-    def __init__(self, table: torch.Tensor) -> None:
+    def __init__(self, embedding: Any, packed: PackedBias) -> None:
         super().__init__()
+        self.embedding, self.packed = embedding, packed
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        """Return the embedding [B, channels] of the time."""
+        embedded = self.embedding(sample)
+        self.packed.time = embedded
+        return embedded
+
+
+class MicroConditioning(TimeEmbedding):
+    """The UNet's ``add_embedding``, which ends that sum: all rows have the same time and micro-conditioning."""
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        """Return the embedding [B, channels] of the micro-conditioning."""
+        added = self.embedding(sample)
+        if self.packed.time is None:
+            raise RuntimeError("the time is embedded before the micro-conditioning: check the UNet")
+        self.packed.time = (self.packed.time + added)[:1]
+        return added
+
+
+class SharedTimeProjection(nn.Linear):
+    """A residual block's ``time_emb_proj``: one row for all, where diffusers repeats it for every frame."""
+
+    def __init__(self, projection: Any, packed: PackedBias) -> None:
+        super().__init__(projection.in_features, projection.out_features, device="meta")
+        self.weight, self.bias, self.packed = projection.weight, projection.bias, packed
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return [1, channels], or [1, 1, channels] for a temporal block, whatever ``input`` holds."""
+        if self.packed.time is None:
+            raise RuntimeError("the time is not embedded; run the UNet through a denoising step")
+        row = super().forward(nn.functional.silu(self.packed.time))
+        return row if input.dim() == 2 else row[None]
+
+
+class FramePositionTable(nn.Module):
+    """The frame position embedding for up to ``frames`` frames: a [frames, channels] table."""
+
+    def __init__(self, table: torch.Tensor, packed: PackedBias) -> None:
+        super().__init__()
+        self.packed = packed
         self.register_buffer("table", table)
         self.table: torch.Tensor
 
     def forward(self, frame_embedding: torch.Tensor) -> torch.Tensor:
         """Return [batch * frames, channels], whatever ``frame_embedding`` [batch * frames] holds."""
-        return self.table.repeat(frame_embedding.shape[0] // self.table.shape[0], 1)
+        if self.packed.rows is None:
+            raise RuntimeError("the packed bias is not set; run the UNet through a denoising step")
+        batch = self.packed.rows.shape[0]
+        frames = frame_embedding.shape[0] // batch
+        return self.table[:frames].repeat(batch, 1)
 
 
 class ConstantBlend(nn.Module):
@@ -108,7 +160,7 @@ def project_cross_attention(unet: nn.Module, tca: Tca) -> Projection:
 
 
 def fold(unet: nn.Module, projection: Projection, frames: int) -> PackedBias:
-    """Replace, in place, all that ``projection`` and ``frames`` make constant; return the bias the UNet now reads.
+    """Replace, in place, all that ``projection`` and at most ``frames`` frames make constant; return what it reads now.
 
     A cross-attention without a slice in ``projection`` is removed. Afterwards the UNet accepts any
     ``encoder_hidden_states`` and ignores its values.
@@ -122,8 +174,13 @@ def fold(unet: nn.Module, projection: Projection, frames: int) -> PackedBias:
     module: Any
     for module in list(unet.modules()):
         if hasattr(module, "time_pos_embed"):
-            module.time_pos_embed = FramePositionTable(_frame_positions(module, frames))
+            module.time_pos_embed = FramePositionTable(_frame_positions(module, frames), packed)
             module.time_proj = nn.Identity()  # the table needs the number of rows only
+        if isinstance(getattr(module, "time_emb_proj", None), nn.Linear):
+            module.time_emb_proj = SharedTimeProjection(module.time_emb_proj, packed)
+    whole: Any = unet
+    whole.time_embedding = TimeEmbedding(whole.time_embedding, packed)
+    whole.add_embedding = MicroConditioning(whole.add_embedding, packed)
     fold_blends(unet)
     return packed
 

@@ -42,7 +42,7 @@ class _DenoisingStep(nn.Module):
                 return_dict=False,
             )[0].float()
         finally:
-            self.packed.rows = None
+            self.packed.rows = self.packed.time = None
 
 
 class SemanticBinding(_DenoisingStep):
@@ -110,9 +110,10 @@ class Condition(nn.Module):
         vae: Any,
         projection: Projection,
         feature_extractor: dict[str, Any],
-        height: int,
-        width: int,
+        height: int | None = None,
+        width: int | None = None,
     ) -> None:
+        """Hold the resize of ``height`` x ``width`` pixels, or, without them, take its matrices as inputs."""
         super().__init__()
         size = image_encoder.config.image_size
         self.image_encoder: Any = image_encoder
@@ -121,9 +122,10 @@ class Condition(nn.Module):
         self.projection.weight = nn.Parameter(projection.weight, requires_grad=False)
         self.projection.bias = nn.Parameter(projection.bias, requires_grad=False)
         _explicit_attention(self.vae_encoder)
+        if height is not None and width is not None:
+            self.register_buffer("resize_rows", resize_matrix(height, size))
+            self.register_buffer("resize_columns", resize_matrix(width, size).T.contiguous())
         for name, value in {
-            "resize_rows": resize_matrix(height, size),
-            "resize_columns": resize_matrix(width, size).T.contiguous(),
             "mean": torch.tensor(feature_extractor["image_mean"]).reshape(1, 3, 1, 1),
             "std": torch.tensor(feature_extractor["image_std"]).reshape(1, 3, 1, 1),
         }.items():
@@ -134,12 +136,16 @@ class Condition(nn.Module):
         image: torch.Tensor,  # [1, 3, H, W] in [0, 1]
         noise: torch.Tensor,  # [1, 3, H, W], standard normal
         noise_aug_strength: torch.Tensor,  # [1]
+        resize_rows: torch.Tensor | None = None,  # [S, H]
+        resize_columns: torch.Tensor | None = None,  # [W, S]
     ) -> tuple[torch.Tensor, torch.Tensor]:  # image_latents [1, C, h, w], sca_bias [2, N]
         augmented = image * 2.0 - 1.0 + noise_aug_strength * noise
         moments = self.quant_conv(self.vae_encoder(augmented.to(self.quant_conv.weight.dtype)))
         image_latents = moments[:, : moments.shape[1] // 2].float()  # the mode; SVD leaves it unscaled
 
-        pixels = (self.resize_rows @ image @ self.resize_columns - self.mean) / self.std
+        rows = self.resize_rows if resize_rows is None else resize_rows
+        columns = self.resize_columns if resize_columns is None else resize_columns
+        pixels = (rows @ image @ columns - self.mean) / self.std
         dtype = self.image_encoder.visual_projection.weight.dtype
         embedding = self.image_encoder(pixels.to(dtype)).image_embeds.float()  # [1, cross_attention_dim]
         unconditional = self.projection.bias[None]

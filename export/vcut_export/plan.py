@@ -19,6 +19,7 @@ from vcut_runtime.errors import UsageError
 from vcut_runtime.manifest import (
     SCHEMA_VERSION,
     BiasSlice,
+    Dimension,
     EngineSet,
     FileEntry,
     GraphEntry,
@@ -26,7 +27,10 @@ from vcut_runtime.manifest import (
     Manifest,
     Model,
     Precision,
+    SizeRange,
+    Sizes,
     Tca,
+    describe_sizes,
 )
 from vcut_runtime.schedule import check_cut_step, scale_cut_step
 
@@ -59,7 +63,35 @@ class Plan:
     cut_step: int  # 1-based; steps + 1 never cuts
     low_memory: bool  # feed-forwards in parts, smaller decode chunks
     decode_chunk: int  # frames
+    dynamic: Mapping[Dimension, SizeRange]  # what a run may choose
     keys: Mapping[str, str]  # fingerprint by graph
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of a video for which nothing else is asked."""
+        return Sizes(self.frames, self.height, self.width)
+
+    @property
+    def smallest(self) -> Sizes:
+        """The least frames, height and width."""
+        return self.sizes._replace(**{name: found.min for name, found in self.dynamic.items()})
+
+    @property
+    def largest(self) -> Sizes:
+        """The most frames, height and width."""
+        return self.sizes._replace(**{name: found.max for name, found in self.dynamic.items()})
+
+    @property
+    def resizes(self) -> bool:
+        """Whether ``condition`` takes the matrices that resize its image."""
+        return "height" in self.dynamic or "width" in self.dynamic
+
+    @property
+    def examples(self) -> dict[str, int]:
+        """Sizes to trace free dimensions with: no two the same, none 1, whatever the ranges."""
+        height, width = 2 * size_multiple(self.checkpoint), 3 * size_multiple(self.checkpoint)
+        factor = self.checkpoint.vae_scale_factor
+        return {"n": 2, "F": 5, "H": height, "W": width, "h": height // factor, "w": width // factor}
 
     @property
     def latent_height(self) -> int:
@@ -74,12 +106,12 @@ class Plan:
     @property
     def decode_overlap(self) -> int:
         """Frames decoded on each side of a seam for context."""
-        return decode_context(self.decode_chunk) if self.decode_chunk < self.frames else 0
+        return decode_context(self.decode_chunk) if self.decode_chunk < self.largest.frames else 0
 
     @property
     def decode_frames(self) -> int | None:
         """Frames that ``decode`` takes, None for any number: where a video is decoded whole."""
-        return self.decode_chunk if self.decode_chunk < self.frames else None
+        return self.decode_chunk if self.decode_chunk < self.largest.frames else None
 
     @property
     def frames_at_once(self) -> int | None:
@@ -105,8 +137,11 @@ def make_plan(
     tca: Tca = "remove",
     low_memory: bool = False,
     decode_chunk: int | None = None,
+    dynamic: Mapping[str, tuple[int, int]] | None = None,
 ) -> Plan:
     """Fill in the model's defaults and check that everything fits together.
+
+    ``dynamic`` gives the least and the most of the sizes that a run may choose, by ``frames``, ``height``, ``width``.
 
     Raises:
         UsageError: an option is impossible; the message names one that is possible.
@@ -136,13 +171,56 @@ def make_plan(
     else:
         cut = check_cut_step(cut_step, steps)
     _check_unet(checkpoint)
-    if decode_chunk is not None and not 1 <= decode_chunk <= count:
-        raise UsageError(f"--decode-chunk {decode_chunk} is outside 1..{count}, the frames of the video")
-    chunk = (
-        default_decode_chunk(pixels[0] * pixels[1], count, body, low_memory) if decode_chunk is None else decode_chunk
-    )
-    plan = Plan(checkpoint, *pixels, count, body, tca, steps, cut, low_memory, chunk, {})
+    ranges = _ranges(checkpoint, Sizes(count, *pixels), dynamic or {})
+    plan = Plan(checkpoint, *pixels, count, body, tca, steps, cut, low_memory, 1, ranges, {})
+    plan = replace(plan, decode_chunk=_decode_chunk(plan, decode_chunk))
     return replace(plan, keys=_keys(plan))
+
+
+def size_multiple(checkpoint: Checkpoint) -> int:
+    """Return what a free height or width must be a multiple of: every level of the UNet halves the latents evenly."""
+    return checkpoint.vae_scale_factor * 2 ** (len(checkpoint.configs["unet"]["block_out_channels"]) - 1)
+
+
+def _ranges(checkpoint: Checkpoint, sizes: Sizes, dynamic: Mapping[str, tuple[int, int]]) -> dict[Dimension, SizeRange]:
+    """Check the ranges of free sizes. Raises UsageError."""
+    result: dict[Dimension, SizeRange] = {}
+    for name in get_args(Dimension):
+        if name not in dynamic:
+            continue
+        low, high = dynamic[name]
+        found = SizeRange(low, high, 1 if name == "frames" else size_multiple(checkpoint))
+        own = getattr(sizes, name)
+        if not 1 <= low <= high or low not in found or high not in found:
+            steps = "" if found.multiple == 1 else f" in multiples of {found.multiple}"
+            raise UsageError(f"--dynamic {name}={low}:{high} is no range{steps}: give the least and the most")
+        if own not in found:
+            raise UsageError(f"--dynamic {name}={found} leaves out --{name} {own}, the default of runs: change one")
+        result[name] = found
+    if unknown := sorted(set(dynamic) - set(result)):
+        raise UsageError(f"--dynamic has no {unknown[0]!r}: give ranges of {', '.join(get_args(Dimension))}")
+    if {"height", "width"} & set(result):
+        multiple = size_multiple(checkpoint)
+        for name in ("height", "width"):
+            if getattr(sizes, name) % multiple:
+                raise UsageError(
+                    f"--{name} {getattr(sizes, name)} is not a multiple of {multiple}, which a free size wants"
+                )
+    return result
+
+
+def _decode_chunk(plan: Plan, wanted: int | None) -> int:
+    """Return the frames to decode at a time: for the largest video, and no more than the shortest one has.
+
+    A decoder that takes a whole video takes any number of frames. Raises UsageError.
+    """
+    fewest, (most, height, width) = plan.smallest.frames, plan.largest
+    if wanted is None:
+        chunk = default_decode_chunk(height * width, most, plan.precision, plan.low_memory)
+        return chunk if chunk == most else min(chunk, fewest)
+    if not (1 <= wanted <= fewest or wanted == most):
+        raise UsageError(f"--decode-chunk {wanted} is outside 1..{fewest}, the frames of the video")
+    return wanted
 
 
 def decode_context(chunk: int) -> int:
@@ -197,6 +275,7 @@ def make_manifest(
         scheduler=scheduler_constants(checkpoint.configs["scheduler"]),
         decode_chunk=plan.decode_chunk,
         decode_overlap=plan.decode_overlap,
+        dynamic=dict(plan.dynamic),
         sca_bias=slices,
         graphs=dict(graphs),
         weights=dict(weights),
@@ -245,13 +324,14 @@ def _keys(plan: Plan) -> dict[str, str]:
         made_by = {name: metadata.version(name) for name in libraries}
     except metadata.PackageNotFoundError as error:
         raise UsageError(f"exporting needs {error.name}: pip install 'vcut[export]'") from None
+    sizes = describe_sizes(plan.sizes, plan.dynamic)
     common: dict[str, Any] = {
         "by": {"vcut": _sources(), **made_by},
         "weights": plan.checkpoint.identity,
-        "size": [plan.height, plan.width],
+        "size": [sizes["height"], sizes["width"]],
         "precision": plan.precision,
     }
-    step: dict[str, Any] = {"tca": plan.tca, "frames": plan.frames, "low_memory": plan.low_memory}
+    step: dict[str, Any] = {"tca": plan.tca, "frames": sizes["frames"], "low_memory": plan.low_memory}
     parts: dict[str, dict[str, Any]] = {
         "condition": {"tca": plan.tca},
         "semantic_binding": step,

@@ -77,9 +77,12 @@ def expand_group_normalization(model: ir.Model) -> None:
         if x is None or x.shape is None or scale is None or bias is None:
             raise RuntimeError(f"GroupNormalization {node.name} has no known input shape")
         groups = node.attributes["num_groups"].as_int()
-        # A free dimension is copied if it is the first, else inferred; there is at most one.
+        channels = x.shape[1]
+        if not isinstance(channels, int):
+            raise RuntimeError(f"GroupNormalization {node.name} has a free number of channels")
+        # A free dimension is copied if it is the first, else inferred; of several the shape is asked for.
         dims = [d if isinstance(d, int) else (0 if i == 0 else -1) for i, d in enumerate(x.shape)]
-        column = [int(dims[1])] + [1] * (len(dims) - 2)
+        column = [channels] + [1] * (len(dims) - 2)
         made: list[ir.Node] = []
 
         def add(
@@ -87,7 +90,7 @@ def expand_group_normalization(model: ir.Model) -> None:
         ) -> ir.Value:
             new = ir.node(op, inputs, attributes, name=None)
             new.metadata_props.update(node.metadata_props)
-            new.outputs[0].dtype = ir.DataType.FLOAT
+            new.outputs[0].dtype = ir.DataType.INT64 if op == "Shape" else ir.DataType.FLOAT
             made.append(new)
             return new.outputs[0]
 
@@ -102,7 +105,7 @@ def expand_group_normalization(model: ir.Model) -> None:
         epsilon = node.attributes["epsilon"].as_float()
         ones, zeros = constant([1.0] * groups, "ones"), constant([0.0] * groups, "zeros")
         normal = add("InstanceNormalization", grouped, ones, zeros, epsilon=epsilon)
-        normal = add("Reshape", normal, constant(dims, "shape"))
+        normal = add("Reshape", normal, add("Shape", x) if dims.count(-1) > 1 else constant(dims, "shape"))
         shape = constant(column, "column")
         result = add("Add", add("Mul", normal, add("Reshape", scale, shape)), add("Reshape", bias, shape))
         result.shape = x.shape

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
@@ -30,6 +30,7 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     for_cpu: bool = False  # prefer operators that ONNX Runtime's CPU has kernels for
+    examples: Mapping[str, int] = field(default_factory=dict)  # sizes to trace free dimensions with; 2 by default
 
 
 def trace(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
@@ -41,7 +42,7 @@ def trace(module: torch.nn.Module, spec: GraphSpec) -> ir.Model:
     for tensor in spec.inputs:
         # DYNAMIC and not a range: diffusers tests sizes against limits that only decide about memory layout.
         named = {i: torch.export.Dim.DYNAMIC for i, d in enumerate(tensor.shape) if isinstance(d, str)}
-        shape = [2 if isinstance(d, str) else d for d in tensor.shape]
+        shape = [spec.examples.get(d, 2) if isinstance(d, str) else d for d in tensor.shape]
         arguments.append(torch.zeros(shape, dtype=getattr(torch, tensor.dtype)))
         dynamic.append(named)
     with torch.no_grad():

@@ -14,7 +14,9 @@ from vcut_export import weights
 from vcut_export.plan import Plan
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.errors import VcutError
+from vcut_runtime.manifest import GRAPHS, Manifest, Sizes
 from vcut_runtime.onnxruntime_backend import OnnxRuntimeBackend
+from vcut_runtime.pipeline import resizing
 from vcut_runtime.schedule import added_time_ids, guidance_scale
 
 # Largest error relative to the output's largest magnitude; the reference always runs in float32.
@@ -30,6 +32,8 @@ def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
     The references are the checkpoint's own modules in float32, driven step by step as diffusers'
     ``StableVideoDiffusionPipeline`` drives them; with ``tca="remove"`` the temporal blocks' ``attn2`` is taken out.
 
+    Where sizes are free, the least are compared too.
+
     Returns:
         By graph, the largest error relative to the output's largest magnitude. For ``decode`` both are taken of the
         8-bit values, whose own rounding is within half a level; an error of one level (1/255) is not counted.
@@ -38,23 +42,8 @@ def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
         VcutError: a graph is off by more than the precision's tolerance.
     """
     with clock("verify"):
-        inputs = _inputs(plan, bundle.manifest.bias_channels)
-        references = _condition_and_decode(plan, inputs)
-        embedding = references.pop("embedding")["embedding"]
-        condition = {name: inputs[name] for name in ("image", "noise", "noise_aug_strength")}
-        found = {"condition": _run(bundle, "condition", condition)}
-        # The steps take the bias that the compiled condition graph gives for this embedding.
-        bias = found["condition"]["sca_bias"]
-        for name, reference in _steps(plan, inputs, embedding).items():
-            step = {**inputs["step"], "sca_bias": bias if name == "semantic_binding" else bias[1:]}
-            if name == "semantic_binding":
-                step["guidance_scale"] = inputs["guidance_scale"]
-            found[name] = _run(bundle, name, step)
-            references[name] = reference
-        found["decode"] = _run(bundle, "decode", {"latents": inputs["decode"]})
-        errors = {
-            name: max(_error(found[name][key], value) for key, value in references[name].items()) for name in found
-        }
+        measured = [_errors(bundle, plan, sizes) for sizes in dict.fromkeys((plan.sizes, plan.smallest))]
+        errors = {name: max(found[name] for found in measured) for name in GRAPHS}
     tolerance = TOLERANCE[plan.precision]
     for name, error in errors.items():
         if not error <= tolerance:  # also catches NaN
@@ -65,23 +54,44 @@ def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
     return errors
 
 
-def _inputs(plan: Plan, bias_channels: int) -> dict[str, Any]:
+def _errors(bundle: Bundle, plan: Plan, sizes: Sizes) -> dict[str, float]:
+    """Return each graph's error for videos of ``sizes``."""
+    inputs = _inputs(bundle.manifest, sizes)
+    references = _condition_and_decode(plan, inputs)
+    embedding = references.pop("embedding")["embedding"]
+    found = {"condition": _run(bundle, "condition", inputs["condition"])}
+    # The steps take the bias that the compiled condition graph gives for this embedding.
+    bias = found["condition"]["sca_bias"]
+    for name, reference in _steps(plan, inputs, embedding).items():
+        step = {**inputs["step"], "sca_bias": bias if name == "semantic_binding" else bias[1:]}
+        if name == "semantic_binding":
+            step["guidance_scale"] = inputs["guidance_scale"]
+        found[name] = _run(bundle, name, step)
+        references[name] = reference
+    found["decode"] = _run(bundle, "decode", {"latents": inputs["decode"]})
+    return {name: max(_error(found[name][key], value) for key, value in references[name].items()) for name in found}
+
+
+def _inputs(manifest: Manifest, sizes: Sizes) -> dict[str, Any]:
     draw = np.random.default_rng(0)
-    latent = (plan.latent_channels, plan.latent_height, plan.latent_width)
-    image = (1, 3, plan.height, plan.width)
+    latent = manifest.latent_shape_of(sizes)
+    image = (1, 3, sizes.height, sizes.width)
 
     def normal(*shape: int) -> np.ndarray:
         return draw.standard_normal(shape, dtype=np.float32)
 
     sigma = 2.5
     return {
-        "image": draw.random(image, dtype=np.float32),
-        "noise": normal(*image),
-        "noise_aug_strength": np.array([0.02], dtype=np.float32),
-        "guidance_scale": guidance_scale(1.0, 3.0, plan.frames),
-        "decode": normal(plan.decode_frames or min(2, plan.frames), *latent),
+        "condition": {
+            "image": draw.random(image, dtype=np.float32),
+            "noise": normal(*image),
+            "noise_aug_strength": np.array([0.02], dtype=np.float32),
+            **resizing(manifest, sizes),
+        },
+        "guidance_scale": guidance_scale(1.0, 3.0, sizes.frames),
+        "decode": normal(manifest.decode_frames or min(2, sizes.frames), *latent),
         "step": {
-            "latents": normal(1, plan.frames, *latent) * np.float32(sigma),
+            "latents": normal(1, sizes.frames, *latent) * np.float32(sigma),
             "image_latents": normal(1, *latent),
             "sigma": np.array([sigma], dtype=np.float32),
             "sigma_next": np.array([1.5], dtype=np.float32),
@@ -110,9 +120,9 @@ def _condition_and_decode(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Ar
     """References of ``condition`` and ``decode``, and the image embedding [1, 1, D]."""
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 
-    image = torch.from_numpy(inputs["image"])
+    image, noise = (torch.from_numpy(inputs["condition"][name]) for name in ("image", "noise"))
     vae = weights.load_vae(plan.checkpoint, plan.precision, torch.float32)
-    augmented = 2.0 * image - 1.0 + 0.02 * torch.from_numpy(inputs["noise"])
+    augmented = 2.0 * image - 1.0 + 0.02 * noise
     image_latents = vae.encode(augmented).latent_dist.mode()
     latents = torch.from_numpy(inputs["decode"])
     frames = vae.decode(latents / vae.config.scaling_factor, num_frames=len(latents)).sample

@@ -10,7 +10,7 @@ import numpy as np
 
 from vcut_runtime.bundle import Bundle, check_hashes
 from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.manifest import EngineLibrary, EngineSet
+from vcut_runtime.manifest import EngineLibrary, EngineSet, Sizes
 
 BACKENDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cpu")  # in order of preference
 
@@ -54,6 +54,10 @@ class Backend(Protocol):
 
     def peak_memory(self) -> int | None:
         """Return the peak of device memory in bytes, None where there is no device."""
+        ...
+
+    def check_sizes(self, sizes: Sizes) -> None:
+        """Raise VcutError if a video of these sizes, which the bundle allows, cannot be made here."""
         ...
 
     def max_decode_chunk(self) -> int | None:
@@ -139,7 +143,7 @@ def _choice(bundle: Bundle, name: str) -> Choice:
             raise UsageError(f"backend {name} is not available here: {missing}")
         reason = "ONNX Runtime has CUDA and a driver"
     elif name == "onnxruntime-cpu":
-        onnxruntime_backend.check_cpu(bundle.manifest)
+        onnxruntime_backend.check_cpu(bundle.manifest, bundle.manifest.smallest)
         reason = "runs anywhere"
     else:
         raise UsageError(f"unknown backend {name!r}: choose auto, {', '.join(BACKENDS)}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vcut_runtime.errors import BundleError
-from vcut_runtime.graphs import graph_tensors
+from vcut_runtime.graphs import bundle_tensors
 from vcut_runtime.manifest import GRAPHS, EngineEntry, Entry, GraphEntry, Manifest, Profile, decode
 from vcut_runtime.onnx_scan import external_locations
 
@@ -110,6 +110,13 @@ def _check_content(manifest: Manifest) -> None:
     sizes = (manifest.height, manifest.width, manifest.frames, manifest.latent_channels, manifest.vae_scale_factor)
     if min(*sizes, manifest.steps, manifest.decode_chunk) < 1:
         raise ValueError("the manifest gives a size below 1: export the bundle again with --force")
+    for name, found in manifest.dynamic.items():
+        if found.multiple < 1 or found.min < 1 or found.min not in found or found.max not in found:
+            raise ValueError(f"the manifest's range of {name} is impossible: export the bundle again with --force")
+        if getattr(manifest, name) not in found:
+            raise ValueError(f"the manifest's {name} is outside its own range: export the bundle again with --force")
+    if manifest.dynamic and manifest.encoder_size < 1:
+        raise ValueError("the manifest gives no size of the image encoder: export the bundle again with --force")
     if not 0 <= 2 * manifest.decode_overlap < manifest.decode_chunk:
         raise ValueError("the manifest's decode_overlap does not fit its decode_chunk: export the bundle again")
     if not 1 <= manifest.cut_step <= manifest.steps + 1:
@@ -129,16 +136,10 @@ def _check_content(manifest: Manifest) -> None:
 
 def _check_shapes(manifest: Manifest) -> None:
     """Graphs and engines must have the shapes that the manifest's own sizes imply, or the step loop would not fit."""
-    if manifest.decode_frames not in (None, manifest.decode_chunk) or manifest.decode_chunk > manifest.frames:
+    most = manifest.largest.frames if manifest.decode_frames is None else manifest.smallest.frames
+    if manifest.decode_frames not in (None, manifest.decode_chunk) or manifest.decode_chunk > most:
         raise ValueError("the manifest's decode_chunk is not what its decode graph takes: export the bundle again")
-    wanted = graph_tensors(
-        frames=manifest.frames,
-        height=manifest.height,
-        width=manifest.width,
-        latent=manifest.latent_shape,
-        bias_channels=manifest.bias_channels,
-        decode_frames=manifest.decode_frames,
-    )
+    wanted = bundle_tensors(manifest)
     holders = [(f"graph {name}", name, entry) for name, entry in manifest.graphs.items() if name in wanted]
     for target, engines in manifest.engines.items():
         holders += [(f"engine {name} of {target}", name, entry) for name, entry in engines.engines.items()]

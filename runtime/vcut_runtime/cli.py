@@ -44,6 +44,11 @@ def run(
             help="An .mp4, .gif or .webp file, or a folder for PNG frames. Of several images each gets a number.",
         ),
     ] = Path("out.mp4"),
+    height: Annotated[int | None, typer.Option(help="Pixels. [default: the bundle's]")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels. [default: the bundle's]")] = None,
+    num_frames: Annotated[
+        int | None, typer.Option("--num-frames", "--frames", help="Frames of the video. [default: the bundle's]")
+    ] = None,
     num_inference_steps: Annotated[
         int | None, typer.Option("--num-inference-steps", "--steps", help="Denoising steps. [default: the bundle's]")
     ] = None,
@@ -114,6 +119,9 @@ def run(
         with progress_bars(quiet or json) as progress:
             video = pipeline(
                 image,
+                height=height,
+                width=width,
+                num_frames=num_frames,
                 num_inference_steps=num_inference_steps,
                 cut_step=cut,
                 quality_bias=bias,

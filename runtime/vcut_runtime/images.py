@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -40,6 +41,35 @@ def load_image(image: ImageLike, height: int, width: int, fit: Fit = "stretch") 
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     pixels = np.asarray(image, dtype=np.float32) / 255.0
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+@lru_cache(maxsize=16)
+def resize_matrix(pixels: int, size: int) -> np.ndarray:
+    """Return one axis of diffusers' antialiased resize, from ``pixels`` to ``size``, as a matrix [size, pixels].
+
+    A Gaussian blur that reflects at the edges, then bicubic interpolation (a = -0.75) with aligned corners: both are
+    linear and separable, so the whole resize is ``rows @ image @ columns``.
+    """
+    sigma = max((pixels / size - 1.0) / 2.0, 0.001)
+    taps = int(max(4.0 * sigma, 3.0)) | 1
+    offsets = np.arange(taps) - taps // 2
+    kernel = np.exp(-(offsets**2) / (2.0 * sigma**2))
+    reflected = np.abs(np.arange(pixels)[:, None] + offsets)
+    reflected = pixels - 1 - np.abs(pixels - 1 - reflected)
+    blur = np.zeros((pixels, pixels))
+    np.add.at(blur, (np.arange(pixels)[:, None], reflected), kernel / kernel.sum())
+
+    step = np.float32((pixels - 1) / (size - 1) if size > 1 else 0.0)
+    position = np.arange(size, dtype=np.float32) * step  # in float32, as torch computes it
+    first = np.floor(position).astype(int)[:, None] + np.arange(-1, 3)
+    x = np.abs(position[:, None] - first)
+    near = (1.25 * x - 2.25) * x**2 + 1.0
+    far = ((-0.75 * x + 3.75) * x - 6.0) * x + 3.0
+    bicubic = np.zeros((size, pixels))
+    np.add.at(bicubic, (np.arange(size)[:, None], first.clip(0, pixels - 1)), np.where(x <= 1.0, near, far))
+    result = (bicubic @ blur).astype(np.float32)
+    result.flags.writeable = False  # it is shared
+    return result
 
 
 def _open(path: Path) -> Image.Image:

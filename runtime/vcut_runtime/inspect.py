@@ -12,7 +12,7 @@ from rich.text import Text
 from vcut_runtime.backends import describe_target, verdicts
 from vcut_runtime.bundle import open_bundle
 from vcut_runtime.engine_validity import target_verdict
-from vcut_runtime.manifest import TensorSpec
+from vcut_runtime.manifest import SizeRange, TensorSpec
 
 
 def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
         "height": manifest.height,
         "width": manifest.width,
         "frames": manifest.frames,
+        "dynamic": {name: [found.min, found.max, found.multiple] for name, found in manifest.dynamic.items()},
         "precision": manifest.precision,
         "tca": manifest.tca,
         "steps": manifest.steps,
@@ -98,6 +99,9 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
         f"{d['frames']} frames of {d['height']}x{d['width']}, {d['precision']}, TCA {d['tca']}, "
         f"{d['steps']} steps, conditional only {cut}, guidance {d['guidance'][0]:g} to {d['guidance'][1]:g}"
     )
+    if d["dynamic"]:
+        ranges = (f"{name} {SizeRange(*found)}" for name, found in d["dynamic"].items())
+        yield f"a run may choose {', '.join(ranges)}"
     yield f"{_size(d['bytes'])}, {d['sca_bias_channels']} bias channels, vcut {d['vcut_version']}, hashes {d['hashes']}"
     graphs = Table("graph", "inputs, then outputs")
     for name, graph in d["graphs"].items():

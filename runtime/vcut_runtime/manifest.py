@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-SCHEMA_VERSION = 2  # 1 had no engines and is still read
+SCHEMA_VERSION = 3  # 1 had no engines, 2 no ranges; both are still read
 GRAPHS = ("condition", "semantic_binding", "quality_improvement", "decode")
 
 Precision = Literal["fp16", "bf16", "fp32"]
 Tca = Literal["remove", "fold"]
 EngineLibrary = Literal["tensorrt", "tensorrt-rtx"]
+Dimension = Literal["frames", "height", "width"]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,6 +111,37 @@ class Guidance(_Record, frozen=True):
     max: float
 
 
+class SizeRange(_Record, frozen=True):
+    """Sizes that a bundle's videos can have: ``min`` .. ``max`` in steps of ``multiple``, frames or pixels."""
+
+    min: int
+    max: int
+    multiple: int
+
+    def __contains__(self, size: int) -> bool:
+        return self.min <= size <= self.max and size % self.multiple == 0
+
+    def __str__(self) -> str:
+        steps = "" if self.multiple == 1 else f" in steps of {self.multiple}"
+        return f"{self.min}..{self.max}{steps}"
+
+
+class Sizes(NamedTuple):
+    """Frames, and pixels of each."""
+
+    frames: int
+    height: int
+    width: int
+
+
+DIMENSIONS: tuple[Dimension, ...] = ("frames", "height", "width")
+
+
+def describe_sizes(sizes: Sizes, dynamic: Mapping[Dimension, SizeRange]) -> dict[Dimension, str]:
+    """Return each size in words: a number, or the range that a run may choose from."""
+    return {name: str(dynamic.get(name, size)) for name, size in zip(DIMENSIONS, sizes, strict=True)}
+
+
 class BiasSlice(_Record, frozen=True):
     """Channels ``offset`` .. ``offset + channels`` of ``sca_bias`` belong to this transformer block."""
 
@@ -141,11 +174,38 @@ class Manifest(_Record, frozen=True):
     weights: dict[str, FileEntry]
     decode_overlap: int = 0  # frames decoded on each side of a chunk and not kept
     engines: dict[str, EngineSet] = msgspec.field(default_factory=dict)  # by target
+    dynamic: dict[Dimension, SizeRange] = msgspec.field(default_factory=dict)  # what a run may choose
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of a video for which nothing else is asked."""
+        return Sizes(self.frames, self.height, self.width)
+
+    @property
+    def smallest(self) -> Sizes:
+        """The least frames, height and width."""
+        return self.sizes._replace(**{name: found.min for name, found in self.dynamic.items()})
+
+    @property
+    def largest(self) -> Sizes:
+        """The most frames, height and width."""
+        return self.sizes._replace(**{name: found.max for name, found in self.dynamic.items()})
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one frame's latents."""
-        return (self.latent_channels, self.height // self.vae_scale_factor, self.width // self.vae_scale_factor)
+        return self.latent_shape_of(self.sizes)
+
+    def latent_shape_of(self, sizes: Sizes) -> tuple[int, int, int]:
+        """Return channels, height and width of one frame's latents in a video of ``sizes``."""
+        factor = self.vae_scale_factor
+        return (self.latent_channels, sizes.height // factor, sizes.width // factor)
+
+    @property
+    def encoder_size(self) -> int:
+        """Pixels a side of what the image encoder sees."""
+        size = self.model.configs.get("image_encoder", {}).get("image_size", 224)  # transformers' default
+        return size if isinstance(size, int) else 0
 
     @property
     def bias_channels(self) -> int:

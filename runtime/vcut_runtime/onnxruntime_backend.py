@@ -12,7 +12,7 @@ import numpy as np
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.machine import first_line, total_memory
-from vcut_runtime.manifest import Manifest
+from vcut_runtime.manifest import Manifest, Sizes
 
 NO_CUDA = "on a machine with an NVIDIA driver, pip uninstall onnxruntime, then pip install onnxruntime-gpu"
 
@@ -30,6 +30,11 @@ class OnnxRuntimeBackend:
         weights = {entry.weights: bundle.manifest.weights[entry.weights] for entry in bundle.manifest.graphs.values()}
         # Each session holds its own copy of the weights; without room for all, only the running graph stays.
         self._keep = 4 * sum(entry.bytes for entry in weights.values()) < total_memory()
+
+    def check_sizes(self, sizes: Sizes) -> None:
+        """Raise VcutError if the CPU has not the memory for a video of ``sizes``."""
+        if self._device == "cpu":
+            check_cpu(self._bundle.manifest, sizes)
 
     def max_decode_chunk(self) -> int | None:
         """Return None: any number of frames."""
@@ -116,17 +121,17 @@ def missing_cuda() -> str | None:
     return NO_CUDA
 
 
-def attention_bytes(manifest: Manifest) -> int:
+def attention_bytes(manifest: Manifest, sizes: Sizes) -> int:
     """Return the bytes of the largest attention score matrix of a guided step, which ONNX Runtime's CPU writes out."""
-    _, height, width = manifest.latent_shape
+    _, height, width = manifest.latent_shape_of(sizes)
     heads = manifest.model.configs.get("unet", {}).get("num_attention_heads", 5)  # diffusers' default for level 1
     first = heads[0] if isinstance(heads, list) and heads else heads
     count = first if isinstance(first, int) else 1
-    return 2 * manifest.frames * count * (height * width) ** 2 * 4
+    return 2 * sizes.frames * count * (height * width) ** 2 * 4
 
 
-def check_cpu(manifest: Manifest) -> None:
-    """Refuse what ONNX Runtime on the CPU of this machine cannot run.
+def check_cpu(manifest: Manifest, sizes: Sizes) -> None:
+    """Refuse videos of ``sizes`` that ONNX Runtime on the CPU of this machine cannot make.
 
     Raises:
         UsageError: the bundle's precision has no CPU kernels.
@@ -137,11 +142,11 @@ def check_cpu(manifest: Manifest) -> None:
             "a bf16 bundle needs a GPU, ONNX Runtime has no bf16 kernels for the CPU: "
             "export with --precision fp32 or fp16 to run here"
         )
-    need, have = attention_bytes(manifest), total_memory()
+    need, have = attention_bytes(manifest, sizes), total_memory()
     if need > have:
         raise VcutError(
             f"a step of this bundle needs {need / 2**30:.0f} GiB for attention on the CPU, this machine has "
-            f"{have / 2**30:.0f} GiB: run it on a GPU, or export with a smaller --height, --width or --frames"
+            f"{have / 2**30:.0f} GiB: run it on a GPU, or choose a smaller --height, --width or --frames"
         )
 
 

@@ -18,8 +18,8 @@ from vcut_runtime.backends import Backend, open_backend
 from vcut_runtime.backends import Options as BackendOptions
 from vcut_runtime.bundle import Bundle, open_bundle
 from vcut_runtime.errors import UsageError
-from vcut_runtime.images import Fit, ImageLike, load_image
-from vcut_runtime.manifest import Manifest
+from vcut_runtime.images import Fit, ImageLike, load_image, resize_matrix
+from vcut_runtime.manifest import DIMENSIONS, Manifest, SizeRange, Sizes
 from vcut_runtime.schedule import (
     Chunk,
     QualityBias,
@@ -43,6 +43,9 @@ Progress = Callable[[str, int, int], None]
 class Options(TypedDict, total=False):
     """The keywords of a pipeline call, for type checkers; :meth:`Pipeline.__call__` says what they mean."""
 
+    height: int | None
+    width: int | None
+    num_frames: int | None
     num_inference_steps: int | None
     cut_step: int | Literal["bundle"] | None
     quality_bias: QualityBias
@@ -66,6 +69,7 @@ class Options(TypedDict, total=False):
 class _Run:
     """The options of one video, all decided and checked."""
 
+    sizes: Sizes
     steps: list[Step]
     start_step: int  # the first that is run
     quality_bias: QualityBias
@@ -125,6 +129,9 @@ class Pipeline:
         self,
         image: ImageLike | Sequence[ImageLike],
         *,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
         num_inference_steps: int | None = None,
         cut_step: int | Literal["bundle"] | None = BUNDLE_DEFAULT,
         quality_bias: QualityBias = "mean",
@@ -149,6 +156,10 @@ class Pipeline:
 
         Args:
             image: a file, a PIL image or an array [H, W, 3] (uint8, or float in [0, 1]); or a list of them.
+            height: pixels; the bundle's by default, as ``width`` and ``num_frames``, F. Other values want a bundle
+                exported with ``--dynamic``.
+            width: pixels.
+            num_frames: frames of the video.
             num_inference_steps: denoising steps; the bundle's by default.
             cut_step: first quality improvement step, 1-based; ``None`` never cuts. By default the bundle's, scaled in
                 proportion if ``num_inference_steps`` is not the bundle's.
@@ -176,6 +187,8 @@ class Pipeline:
             VcutError: the backend failed.
         """
         manifest = self.manifest
+        sizes = choose_sizes(manifest, num_frames, height, width)
+        self.backend.check_sizes(sizes)
         steps = manifest.steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
             raise UsageError(f"num_inference_steps is {steps}: give at least 1")
@@ -219,6 +232,7 @@ class Pipeline:
             if not math.isfinite(value):
                 raise UsageError(f"{name} is {value}: give a finite number")
         run = _Run(
+            sizes=sizes,
             steps=plan_steps(manifest.scheduler, steps, cut),
             start_step=start_step,
             quality_bias=quality_bias,
@@ -226,16 +240,16 @@ class Pipeline:
             fps=fps,
             motion_bucket_id=motion_bucket_id,
             noise_aug_strength=noise_aug_strength,
-            chunks=decode_chunks(manifest.frames, chunk, overlap, full=fixed is not None),
+            chunks=decode_chunks(sizes.frames, chunk, overlap, full=fixed is not None),
             callback=callback,
             progress=progress or (lambda stage, done, total: None),
         )
         several = isinstance(image, Sequence) and not isinstance(image, str)
         given = cast("Sequence[ImageLike]", image if several else [image])
-        pixels = [load_image(one, manifest.height, manifest.width, fit) for one in given]
-        video_shape = (1, manifest.frames, *manifest.latent_shape)
+        pixels = [load_image(one, sizes.height, sizes.width, fit) for one in given]
+        video_shape = (1, sizes.frames, *manifest.latent_shape_of(sizes))
         all_latents = _injected("latents", latents, video_shape, len(pixels))
-        all_noise = _injected("noise", noise, (1, 3, manifest.height, manifest.width), len(pixels))
+        all_noise = _injected("noise", noise, (1, 3, sizes.height, sizes.width), len(pixels))
         if seed is not None and seed < 0:
             raise UsageError(f"seed is {seed}: give 0 or more")
         first = None if all_latents and all_noise else secrets.randbelow(2**31) if seed is None else seed
@@ -259,7 +273,12 @@ class Pipeline:
         self._load("condition", clock)
         with clock.stage("condition"):
             strength = np.array([run.noise_aug_strength], dtype=np.float32)
-            inputs = {"image": image, "noise": noise, "noise_aug_strength": strength}
+            inputs = {
+                "image": image,
+                "noise": noise,
+                "noise_aug_strength": strength,
+                **resizing(self.manifest, run.sizes),
+            }
             condition = self.backend.run("condition", {name: self.backend.upload(v) for name, v in inputs.items()})
         clock.wait()
         run.progress("condition", 1, 1)
@@ -283,7 +302,7 @@ class Pipeline:
         for stage, group in groupby(run.steps[run.start_step - 1 :], key=lambda step: step.stage):
             steps = list(group)
             if stage == "semantic_binding" and run.guidance[1] > 1.0:
-                guidance = guidance_scale(*run.guidance, self.manifest.frames)
+                guidance = guidance_scale(*run.guidance, run.sizes.frames)
                 graph: StageName = "semantic_binding"
                 constant = {"sca_bias": condition["sca_bias"], "guidance_scale": upload(guidance)}
             else:  # without guidance the first stage is conditional too, with the conditional bias as it is
@@ -351,6 +370,33 @@ class _Clock:
         for name, start, end in self.marks:
             result[name] = result.get(name, 0.0) + self.backend.seconds(start, end)
         return result
+
+
+def choose_sizes(
+    manifest: Manifest, num_frames: int | None = None, height: int | None = None, width: int | None = None
+) -> Sizes:
+    """Return the sizes of a video: those given, where the bundle can make them, else the bundle's.
+
+    Raises:
+        UsageError: it cannot; the message says what it can, or which export could.
+    """
+    given = (num_frames, height, width)
+    for name, own, value in zip(DIMENSIONS, manifest.sizes, given, strict=True):
+        found = manifest.dynamic.get(name, SizeRange(own, own, 1))
+        if value is None or value in found:
+            continue
+        option = "num_frames" if name == "frames" else name
+        can = str(found) if name in manifest.dynamic else f"{own} only: export it with --dynamic {name}=MIN:MAX"
+        raise UsageError(f"{option} is {value}, this bundle makes {can}")
+    return Sizes(*(own if value is None else value for own, value in zip(manifest.sizes, given, strict=True)))
+
+
+def resizing(manifest: Manifest, sizes: Sizes) -> dict[str, np.ndarray]:
+    """Return the matrices that ``condition`` takes where an image's size is free; otherwise they are in the graph."""
+    if not {"height", "width"} & set(manifest.dynamic):
+        return {}
+    seen = manifest.encoder_size
+    return {"resize_rows": resize_matrix(sizes.height, seen), "resize_columns": resize_matrix(sizes.width, seen).T}
 
 
 def _injected(name: str, value: np.ndarray | None, shape: tuple[int, ...], images: int) -> list[np.ndarray]:

@@ -19,8 +19,9 @@ import numpy as np
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.cuda import Captured, Cuda, Event, Memory
 from vcut_runtime.errors import BundleError, UsageError, VcutError
+from vcut_runtime.graphs import dimensions, sized
 from vcut_runtime.machine import cache_folder, file_name, first_line
-from vcut_runtime.manifest import GRAPHS, EngineEntry, EngineSet, TensorSpec
+from vcut_runtime.manifest import GRAPHS, EngineEntry, EngineSet, Profile, Sizes, TensorSpec
 from vcut_runtime.tensorrt_library import TITLES, Library, Log
 
 STEPS = ("semantic_binding", "quality_improvement")  # run many times with the same shapes: worth a CUDA graph
@@ -78,6 +79,7 @@ class _Loaded:
     inputs: dict[str, tuple[TensorSpec, Memory]]
     outputs: dict[str, tuple[TensorSpec, Memory]]
     bound: dict[str, int] = field(default_factory=dict)  # the value that each input buffer holds a copy of
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of the dynamic inputs and of the outputs
     runs: int = 0
     deferred: bool = False  # its weights can leave the GPU and come back
     resident: bool = True  # they are there
@@ -134,6 +136,9 @@ class TensorRtBackend:
         self._activation: Memory | None = None
         self._loaded: dict[str, _Loaded] = {}
 
+    def check_sizes(self, sizes: Sizes) -> None:
+        """Return at once: engines are built for all sizes that their bundle allows."""
+
     def max_decode_chunk(self) -> int | None:
         """Return how many frames the decode engine takes at most."""
         profile = self._set.engines["decode"].profile.get("latents")
@@ -182,7 +187,7 @@ class TensorRtBackend:
         """
         self.load(graph)
         loaded = self._loaded[graph]
-        sizes = self._bind(graph, loaded, inputs)
+        self._bind(graph, loaded, inputs)
         self._enqueue(graph, loaded)
         loaded.runs += 1
         if loaded.runs == 1:
@@ -190,12 +195,7 @@ class TensorRtBackend:
             self._sample_memory()
             self._keep_cache(graph, loaded)
         return {
-            name: DeviceArray(
-                memory.address,
-                tuple(sizes[d] if isinstance(d, str) else d for d in spec.shape),
-                _dtype(spec),
-                memory,
-            )
+            name: DeviceArray(memory.address, loaded.shapes[name], _dtype(spec), memory)
             for name, (spec, memory) in loaded.outputs.items()
         }
 
@@ -220,7 +220,7 @@ class TensorRtBackend:
         """Compare what the manifest says the engines need with what is free."""
         engines = self._set.engines.values()
         activation = max(e.activation_bytes for e in engines)
-        buffers = sum(_bytes(spec, entry) for entry in engines for spec in (*entry.inputs, *entry.outputs))
+        buffers = sum(self._bytes(spec, entry) for entry in engines for spec in (*entry.inputs, *entry.outputs))
         common = activation + buffers + _RESERVE
         together = common + sum(e.weight_bytes for e in engines)
         alone = common + max(e.weight_bytes for e in engines)
@@ -269,7 +269,7 @@ class TensorRtBackend:
         context.set_device_memory(activation.address, activation.size)
 
         def buffer(spec: TensorSpec) -> tuple[TensorSpec, Memory]:
-            return spec, self._cuda.allocate(_bytes(spec, entry), f"{spec.name} of {graph}")
+            return spec, self._cuda.allocate(self._bytes(spec, entry), f"{spec.name} of {graph}")
 
         loaded = _Loaded(
             engine=engine,
@@ -305,26 +305,31 @@ class TensorRtBackend:
                     "run 'vcut build --force' on the bundle"
                 )
 
-    def _bind(self, graph: str, loaded: _Loaded, inputs: Mapping[str, DeviceArray]) -> dict[str, int]:
-        """Copy what changed into the input buffers, which never move, and return the dynamic dimensions' sizes."""
-        sizes: dict[str, int] = {}
+    def _bind(self, graph: str, loaded: _Loaded, inputs: Mapping[str, DeviceArray]) -> None:
+        """Copy what changed into the input buffers, which never move; tell the engine of new shapes."""
+        reshaped = not loaded.shapes
         for name, (spec, memory) in loaded.inputs.items():
             value = inputs[name]
             fits = len(value.shape) == len(spec.shape) and value.dtype == _dtype(spec)
             if not fits or any(isinstance(d, int) and d != v for d, v in zip(spec.shape, value.shape, strict=False)):
                 raise VcutError(f"{graph} wants {name} as {list(spec.shape)}, not {list(value.shape)}")
-            dynamic = {d: v for d, v in zip(spec.shape, value.shape, strict=True) if isinstance(d, str)}
-            if dynamic:
-                sizes.update(dynamic)
-                most = self._set.engines[graph].profile[name].max
-                if any(v > m for v, m in zip(value.shape, most, strict=True)):
-                    raise UsageError(f"{graph} was built for {name} up to {list(most)}, not {list(value.shape)}")
+            profile = self._set.engines[graph].profile.get(name)
+            if profile is not None and loaded.shapes.get(name) != value.shape:
+                if not _within(profile, value.shape):
+                    raise UsageError(
+                        f"{graph} was built for {name} from {list(profile.min)} to {list(profile.max)}, "
+                        f"not {list(value.shape)}"
+                    )
                 if not loaded.context.set_input_shape(name, value.shape):
                     raise self._failed(f"refuses {name} of shape {list(value.shape)} in {graph}")
+                loaded.shapes[name] = value.shape
+                reshaped = True
             if loaded.bound.get(name) != value.serial:
                 self._cuda.copy(memory.address, value.address, value.nbytes)
                 loaded.bound[name] = value.serial
-        return sizes
+        if reshaped:
+            loaded.captured, loaded.runs = None, 0  # what was captured has the old shapes
+            loaded.shapes |= {name: tuple(loaded.context.get_tensor_shape(name)) for name in loaded.outputs}
 
     def _enqueue(self, graph: str, loaded: _Loaded) -> None:
         """Launch the captured step, or capture it on its second run: the first one may still compile and allocate."""
@@ -399,6 +404,13 @@ class TensorRtBackend:
         except OSError as error:
             self.notes.append(f"compiled kernels could not be kept in {path.parent}: {first_line(error)}")
 
+    def _bytes(self, spec: TensorSpec, entry: EngineEntry) -> int:
+        """Return the size of a tensor at its largest."""
+        manifest = self._bundle.manifest
+        chunk = entry.profile["latents"].max[0] if "n" in spec.shape else manifest.decode_chunk
+        most = dimensions(manifest, manifest.largest, chunk)
+        return math.prod(sized(spec.shape, most)) * _dtype(spec).itemsize
+
     def _sample_memory(self) -> None:
         self._least_free = min(self._least_free, self._cuda.memory()[0])
 
@@ -452,13 +464,5 @@ def _dtype(spec: TensorSpec) -> np.dtype:
     return np.dtype(spec.dtype)
 
 
-def _bytes(spec: TensorSpec, entry: EngineEntry) -> int:
-    """Return the size of a tensor at its largest; outputs share their free dimension with the input that has one."""
-    most = {
-        dimension: size
-        for tensor in entry.inputs
-        if tensor.name in entry.profile
-        for dimension, size in zip(tensor.shape, entry.profile[tensor.name].max, strict=True)
-        if isinstance(dimension, str)
-    }
-    return math.prod(most[d] if isinstance(d, str) else d for d in spec.shape) * _dtype(spec).itemsize
+def _within(profile: Profile, shape: tuple[int, ...]) -> bool:
+    return all(low <= size <= high for low, size, high in zip(profile.min, shape, profile.max, strict=True))

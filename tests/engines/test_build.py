@@ -24,7 +24,7 @@ from vcut_engines import build as build_engines
 from vcut_runtime import BundleError, Pipeline, UsageError, VcutError, open_bundle
 from vcut_runtime.bundle import sha256
 from vcut_runtime.graphs import graph_tensors
-from vcut_runtime.manifest import EngineSet
+from vcut_runtime.manifest import EngineSet, Sizes
 from vcut_runtime.tensorrt_library import load_library
 
 module: Any = sys.modules["vcut_engines.build"]  # the package's name for it is the function's
@@ -130,16 +130,14 @@ def test_four_engines_and_a_manifest_that_agrees_with_them(first: Built, small_b
     assert result.peak_memory > 0
     assert result.warnings == {}
     manifest = open_bundle(bundle).manifest
-    assert manifest.schema_version == 2
+    assert manifest.schema_version == 3
     engines = manifest.engines[PORTABLE]
     version = load_library("tensorrt-rtx").version
     assert (engines.library, engines.version) == ("tensorrt-rtx", version)
     assert (engines.compute_capability, engines.gpu) == (None, None)
     assert tuple(engines.engines) == GRAPHS
     assert result.engines == engines.engines
-    tensors = graph_tensors(
-        frames=3, height=manifest.height, width=manifest.width, latent=manifest.latent_shape, bias_channels=160
-    )
+    tensors = graph_tensors(Sizes(3, manifest.height, manifest.width), latent=manifest.latent_shape, bias_channels=160)
     for name, entry in engines.engines.items():
         path = bundle / entry.file
         assert path.parent == bundle / "engines" / PORTABLE

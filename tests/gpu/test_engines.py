@@ -18,7 +18,7 @@ from PIL import Image
 from conftest import psnr
 from vcut_runtime import Pipeline, VcutError, open_bundle
 from vcut_runtime.backends import Options, open_backend
-from vcut_runtime.graphs import Tensors, graph_tensors
+from vcut_runtime.graphs import bundle_tensors
 from vcut_runtime.manifest import GRAPHS, Manifest
 
 pytestmark = pytest.mark.gpu
@@ -214,13 +214,7 @@ def run(backend: Any, graph: str, inputs: dict[str, np.ndarray]) -> dict[str, np
 
 def random_inputs(manifest: Manifest, graph: str) -> dict[str, np.ndarray]:
     """Inputs of a plausible size for each tensor."""
-    tensors: dict[str, Tensors] = graph_tensors(
-        frames=manifest.frames,
-        height=manifest.height,
-        width=manifest.width,
-        latent=manifest.latent_shape,
-        bias_channels=manifest.bias_channels,
-    )
+    tensors = bundle_tensors(manifest)
     draw = np.random.default_rng(11)
     fixed = {
         "sigma": [14.0],
