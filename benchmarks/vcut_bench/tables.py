@@ -90,7 +90,50 @@ def _seams(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", _source(result, what, result["shape"])])
 
 
-_RENDER = {"step_loop": _step_loop, "export": _export, "seams": _seams}
+def _fidelity(result: dict[str, Any]) -> str:
+    kinds = list(dict.fromkeys((curve["tca"], curve["quality_bias"]) for curve in result["curves"]))
+    cuts = list(dict.fromkeys(curve["cut_step"] for curve in result["curves"]))
+    points = {(c["tca"], c["quality_bias"], c["cut_step"]): c for c in result["curves"]}
+    rows = [
+        "| cut step | " + " | ".join(f"`--tca {mode} --quality-bias {bias}`" for mode, bias in kinds) + " |",
+        "|---|" + "---|" * len(kinds),
+    ]
+    for cut in cuts:
+        cells = []
+        for kind in kinds:
+            point = points[(*kind, cut)]
+            lpips = f", {point['lpips']['mean']:.3f}" if "lpips" in point else ""
+            spread = f"{point['psnr']['mean']:.1f} ± {point['psnr']['std']:.1f} dB"
+            cells.append(f"{spread}, {point['ssim']['mean']:.3f}, {point['temporal']['mean']:.1f}{lpips}")
+        rows.append(f"| {'none' if cut is None else cut} | {' | '.join(cells)} |")
+    claims = [
+        f"{claim['tca']}, {claim['quality_bias']}: "
+        + ("at every step" if claim["psnr_rises_with_cut_step"] else f"but at {', '.join(map(str, claim['falls_at']))}")
+        for claim in result["monotone"]
+    ]
+    images, seeds = len(result["images"]), len(result["seeds"])
+    what = (
+        f"{result['model']}; PSNR ± standard deviation, SSIM, error of the change from frame to frame (RMS in levels "
+        f"of 255){', LPIPS' if 'lpips' in result['curves'][0] else ''}; {images} images x {seeds} seeds"
+    )
+    return "\n".join(
+        [*rows, "", f"PSNR rises with the cut step, {'; '.join(claims)}.", "", _source(result, what, result["shape"])]
+    )
+
+
+def _vbench(result: dict[str, Any]) -> str:
+    from vcut_bench.vbench import cells, heads, label
+
+    rows = [f"| setting | {' | '.join(heads(result))} |", "|---|" + "---|" * len(result["columns"])]
+    for row in result["rows"]:
+        rows.append(f"| {label(row)} | {' | '.join(cells(result['columns'], row['values']))} |")
+        if row["paper"]:
+            rows.append(f"| the paper | {' | '.join(cells(result['columns'], row['paper']))} |")
+    what = f"{result['model']}; {result['prompts']} prompts x {result['seeds']} videos"
+    return "\n".join([*rows, "", _source(result, what, result["shape"])])
+
+
+_RENDER = {"step_loop": _step_loop, "export": _export, "seams": _seams, "fidelity": _fidelity, "vbench": _vbench}
 
 
 if __name__ == "__main__":

@@ -171,19 +171,25 @@ def _random(checkpoint: Checkpoint, component: str, kind: Any, dtype: torch.dtyp
     return model.eval()
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: Path, precision: Precision = "fp32") -> None:
-    """Write ``checkpoint`` as a diffusers folder that ``StableVideoDiffusionPipeline.from_pretrained`` loads."""
-    import torch
+def load_pipeline(checkpoint: Checkpoint, precision: Precision, dtype: torch.dtype) -> Any:
+    """Load the unmodified ``StableVideoDiffusionPipeline``; ``precision`` says which files of a checkpoint to read."""
     from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
     from transformers import CLIPImageProcessor
 
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     scheduler: Any = EulerDiscreteScheduler.from_config(dict(checkpoint.configs["scheduler"]))
     extractor = {k: v for k, v in checkpoint.configs["feature_extractor"].items() if not k.endswith("_type")}
-    StableVideoDiffusionPipeline(
+    return StableVideoDiffusionPipeline(
         vae=load_vae(checkpoint, precision, dtype),
         image_encoder=load_image_encoder(checkpoint, precision, dtype),
         unet=load_unet(checkpoint, precision, dtype),
         scheduler=scheduler,
         feature_extractor=CLIPImageProcessor(**extractor),
-    ).save_pretrained(folder, safe_serialization=True)
+    )
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path, precision: Precision = "fp32") -> None:
+    """Write ``checkpoint`` as a diffusers folder that ``StableVideoDiffusionPipeline.from_pretrained`` loads."""
+    import torch
+
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    load_pipeline(checkpoint, precision, dtype).save_pretrained(folder, safe_serialization=True)

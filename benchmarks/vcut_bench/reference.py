@@ -1,0 +1,218 @@
+"""The reference of every fidelity figure: diffusers' unmodified pipeline on the checkpoint that a bundle was made from.
+
+Both pipelines get the same numbers without a change to diffusers: its latents are an argument, and the noise of its
+augmentation is the first thing that it draws from its generator, so :func:`draw` draws that too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from vcut_export.checkpoint import Checkpoint, presets, resolve
+from vcut_runtime import Pipeline
+from vcut_runtime.errors import UsageError, VcutError
+from vcut_runtime.manifest import Manifest
+from vcut_runtime.pipeline import resizing
+
+_NEEDED = {"torch": "'vcut[export]'", "diffusers": "'vcut[export]'", "skimage": "scikit-image"}
+_COMPARED = ("unet", "vae", "image_encoder", "scheduler")
+_TOLERANCE: Mapping[str, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2}  # of the largest bias
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What diffusers runs, and for which bundle.
+
+    Attributes:
+        manifest: of the bundle.
+        source: the checkpoint as arguments of ``vcut_export.resolve`` and ``vcut_export.export``.
+        checkpoint: what it resolved to.
+        steps: denoising steps of a run.
+        decode_chunk: frames that diffusers decodes at a time, None for all: its own default.
+    """
+
+    manifest: Manifest
+    source: Mapping[str, Any]
+    checkpoint: Checkpoint
+    steps: int
+    decode_chunk: int | None
+
+    @property
+    def device(self) -> str:
+        """Where diffusers runs."""
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def precision(self) -> str:
+        """What diffusers runs in: on a GPU the bundle's precision, as people run it there, on a CPU fp32."""
+        return self.manifest.precision if self.device == "cuda" else "fp32"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides its frames, but for image and seed."""
+        return {
+            "checkpoint": self.checkpoint.identity,
+            "size": list(self.manifest.sizes),
+            "steps": self.steps,
+            "guidance": [self.manifest.guidance.min, self.manifest.guidance.max],
+            "reference_precision": f"{self.precision} on {self.device}",
+            "decode_chunk": self.decode_chunk,
+            "diffusers": metadata.version("diffusers"),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of it."""
+        return {
+            "checkpoint": self.checkpoint.id,
+            "revision": self.checkpoint.revision if self.checkpoint.hub else None,
+            "random_weights": self.checkpoint.seed is not None,
+            "pipeline": "diffusers StableVideoDiffusionPipeline",
+            "precision": self.precision,
+            "device": self.device,
+            "decode_chunk": self.decode_chunk,
+        }
+
+
+def find_reference(
+    manifest: Manifest, given: str | None = None, *, steps: int | None = None, decode_chunk: int | None = None
+) -> Reference:
+    """Return the reference of a bundle: the checkpoint that its manifest names, or the one ``given``.
+
+    Raises:
+        UsageError: it is not to be found, or another model; or a package is missing.
+        VcutError: the hub is out of reach.
+    """
+    for package, install in _NEEDED.items():
+        if find_spec(package) is None:
+            raise UsageError(f"comparing with diffusers needs {package}: pip install {install}")
+    model = manifest.model
+    random = {"random_weights": model.random_weights, "seed": model.seed or 0}
+    if given is not None:
+        source = {"model": given, **random}
+    elif model.id in (known := presets()) or "/" in model.id:
+        from_hub = "hub" in known.get(model.id, {"hub": model.id}) and not model.random_weights
+        source = {"model": model.id, "revision": model.revision if from_hub else None, **random}
+    else:
+        raise UsageError(
+            f"the bundle was made from a folder named {model.id!r} and does not know where that lies: "
+            "give it with --reference"
+        )
+    checkpoint = resolve(**source)
+    for component in _COMPARED:
+        ours, theirs = model.configs.get(component, {}), checkpoint.configs[component]
+        for key in sorted(ours.keys() & theirs.keys()):
+            if not key.startswith("_") and ours[key] != theirs[key]:
+                raise UsageError(
+                    f"{source['model']} is not the bundle's model: its {component} has {key}={theirs[key]!r}, the "
+                    f"bundle was made from {ours[key]!r}; give the bundle's own checkpoint with --reference"
+                )
+    return Reference(manifest, source, checkpoint, manifest.steps if steps is None else steps, decode_chunk)
+
+
+def load_diffusers(reference: Reference) -> Any:
+    """Load diffusers' pipeline onto its device, silent.
+
+    Raises:
+        VcutError: its weights cannot be had.
+    """
+    import torch
+
+    from vcut_export.build import quiet_libraries
+    from vcut_export.weights import download, load_pipeline
+
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[reference.precision]
+    precision = reference.manifest.precision
+    with quiet_libraries():
+        pipeline = load_pipeline(download(reference.checkpoint, precision), precision, dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(reference.device)
+
+
+def draw(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the noise [1, 3, H, W] and latents [1, F, C, h, w], float32, that diffusers draws for ``seed``."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(1, 3, manifest.height, manifest.width, generator=generator)
+    latents = torch.randn(1, manifest.frames, *manifest.latent_shape, generator=generator)
+    return noise.numpy(), latents.numpy()
+
+
+def diffusers_frames(reference: Reference, pipeline: Any, image: np.ndarray, seed: int) -> np.ndarray:
+    """Return diffusers' video of ``image`` [H, W, 3], uint8, as uint8 [F, H, W, 3], from the numbers of :func:`draw`.
+
+    Raises:
+        VcutError: the GPU's memory is too small.
+    """
+    import torch
+    from PIL import Image
+
+    manifest = reference.manifest
+    _, latents = draw(manifest, seed)
+    try:
+        frames = pipeline(
+            Image.fromarray(image),
+            height=manifest.height,
+            width=manifest.width,
+            num_frames=manifest.frames,
+            num_inference_steps=reference.steps,
+            min_guidance_scale=manifest.guidance.min,
+            max_guidance_scale=manifest.guidance.max,
+            latents=torch.from_numpy(latents).to(pipeline.unet.dtype),
+            generator=torch.Generator().manual_seed(seed),
+            decode_chunk_size=reference.decode_chunk,
+            output_type="np",
+        ).frames[0]
+    except torch.OutOfMemoryError:
+        raise VcutError(
+            "diffusers ran out of GPU memory: give --decode-chunk with fewer frames, or close other programs"
+        ) from None
+    return (frames * 255).round().astype(np.uint8)
+
+
+def attention_biases(pipeline: Any) -> dict[str, list[float]]:
+    """Return the output bias of every cross-attention of diffusers' UNet, by block."""
+    kinds = {"BasicTransformerBlock", "TemporalBasicTransformerBlock"}
+    return {
+        name: module.attn2.to_out[0].bias.float().cpu().tolist()
+        for name, module in pipeline.unet.named_modules()
+        if type(module).__name__ in kinds and module.attn2 is not None
+    }
+
+
+def check_same_weights(biases: Mapping[str, list[float]], pipeline: Pipeline, model: str) -> None:
+    """Refuse a checkpoint whose weights are not the bundle's.
+
+    The unconditional row of ``sca_bias`` is the output bias of every folded attention, and tells apart even models of
+    one architecture that were tuned from one another.
+
+    Raises:
+        UsageError: they are not.
+    """
+    manifest, backend = pipeline.manifest, pipeline.backend
+    image = np.zeros((1, 3, manifest.height, manifest.width), dtype=np.float32)
+    inputs = {
+        "image": image,
+        "noise": image,
+        "noise_aug_strength": np.zeros(1, dtype=np.float32),
+        **resizing(manifest, manifest.sizes),
+    }
+    found = backend.run("condition", {name: backend.upload(value) for name, value in inputs.items()})["sca_bias"]
+    row = backend.download(found)[0]
+    expected = np.concatenate([biases.get(entry.block, [np.nan] * entry.channels) for entry in manifest.sca_bias])
+    if expected.shape == row.shape:
+        error = np.abs(row - expected).max() / max(np.abs(expected).max(), 1e-6)
+        if error <= _TOLERANCE[manifest.precision]:  # not where it is NaN
+            return
+    raise UsageError(
+        f"the weights of {model} are not those of the bundle {pipeline.bundle.root}: give the bundle's own checkpoint "
+        "with --reference"
+    )
