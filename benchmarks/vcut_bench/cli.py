@@ -59,6 +59,30 @@ def macs_command(
     _finish(result, macs.table(result), output, json)
 
 
+@app.command("memory")
+def memory_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
+    backend: Annotated[str, typer.Option(help="Of vcut; as vcut run takes it.")] = "auto",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The bundle's diffusers folder. [default: its architecture, random weights]")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Run diffusers too.")] = True,
+    build: Annotated[bool, typer.Option("--build/--no-build", help="Compile the model again, to measure that.")] = True,
+    output: Annotated[Path | None, OUTPUT] = None,
+    json: Annotated[bool, JSON] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Measure what a bundle takes of disk, host and device, beside diffusers."""
+    from vcut_bench import memory
+
+    with stages(quiet or json) as show:
+        result = memory.measure(
+            bundle, backend=backend, checkpoint=checkpoint, threads=threads, peers=peers, build=build, show=show
+        )
+    _finish(result, memory.table(result), output, json)
+
+
 for _name in ("latency", "fidelity"):
     with suppress(ImportError, AttributeError):
         app.command(_name)(getattr(import_module(f"vcut_bench.{_name}"), f"{_name}_command"))

@@ -120,7 +120,7 @@ def test_the_papers_numbers_stand_only_beside_its_sizes() -> None:
     assert set(macs._paper("svd", make_plan(checkpoint), [17])["per_video"]) == {"17"}
     assert macs._paper("svd", make_plan(checkpoint, steps=30), [17])["per_video"] == {}
     for other in ({"frames": 25}, {"height": 320}, {"width": 576}):
-        assert macs._paper("svd", make_plan(checkpoint, **other), [17]) == {}
+        assert macs._paper("svd", make_plan(checkpoint, **dict[str, Any](other)), [17]) == {}
 
 
 def test_impossible_options_are_refused_before_any_work() -> None:

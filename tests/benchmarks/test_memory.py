@@ -1,0 +1,99 @@
+"""Memory is measured of the right process, and read off the right fields."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vcut_bench import memory, peak
+from vcut_runtime import open_bundle
+from vcut_runtime.errors import BundleError, UsageError
+from vcut_runtime.manifest import EngineEntry, EngineSet
+
+
+def measure(bundle: Path, **options: Any) -> dict[str, Any]:
+    return memory.measure(bundle, show=lambda name: nullcontext(), **options)
+
+
+def test_the_peak_is_the_commands_own() -> None:
+    """Not that of this process, which holds far more for a moment."""
+    mine = bytearray(400_000_000)
+    mine[::4096] = b"x" * len(mine[::4096])
+    small = peak.run([sys.executable, "-c", "print('done')"])
+    large = peak.run([sys.executable, "-c", "b = bytearray(150_000_000); b[::4096] = b'x' * len(b[::4096])"])
+    del mine
+    assert small["stdout"] == "done\n"
+    assert small["peak_bytes"] < 100e6
+    assert 150e6 < large["peak_bytes"] < 250e6
+
+
+def test_a_command_that_fails_says_why() -> None:
+    script = (
+        "import sys; print('working', file=sys.stderr); print('error: no such thing', file=sys.stderr); sys.exit(2)"
+    )
+    assert peak.run([sys.executable, "-c", script]) == {"skipped": "no such thing"}
+    assert "skipped" in peak.run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    assert "skipped" in peak.run(["/no/such/program"])
+
+
+def test_engines_share_activations_and_need_their_own_weights() -> None:
+    engines = EngineSet(
+        "tensorrt-rtx", "1", "8.6", None, {"semantic_binding": _engine(50, 7), "decode": _engine(9, 60)}
+    )
+    found = memory.device_bytes(engines)
+    assert found["all"] == 50 + 7 + 60
+    assert found["low_memory"] == 69
+    assert found["activations"] == {"semantic_binding": 50, "decode": 9}
+
+
+@pytest.fixture(scope="module")
+def measured(small_bundle: Path, small_checkpoint: Path) -> dict[str, Any]:
+    return measure(small_bundle, checkpoint=small_checkpoint, backend="onnxruntime-cpu", threads=1, build=False)
+
+
+def test_a_bundle_beside_diffusers(measured: Any, small_bundle: Path) -> None:
+    manifest = open_bundle(small_bundle).manifest
+    disk = measured["disk"]
+    assert disk["graphs"] + sum(disk["weights"].values()) == sum(entry.bytes for entry in manifest.onnx_files())
+    for name in ("vcut run", "diffusers"):
+        assert measured["host"][name]["peak_bytes"] > 50e6, measured["host"][name]
+    # The runtime is without torch.
+    assert measured["host"]["vcut run"]["peak_bytes"] < measured["host"]["diffusers"]["peak_bytes"]
+    assert measured["host"]["vcut run"]["backend"] == "onnxruntime-cpu"
+
+
+def test_sizes_from_the_architecture_are_those_of_the_files(measured: Any, small_bundle: Path) -> None:
+    parameters = memory.component_parameters(open_bundle(small_bundle).manifest)
+    for component, count in parameters.items():
+        assert measured["disk"]["checkpoint"][component] == pytest.approx(4 * count, rel=0.1)  # and a header
+    assert measured["device"]["diffusers_weights"] == 4 * sum(parameters.values())
+
+
+def test_what_cannot_run_is_listed_with_the_reason(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from rich.console import Console
+
+    monkeypatch.setattr(memory, "_has_gpu", lambda: False)
+    result = measure(small_bundle, backend="tensorrt", build=False)
+    assert "vcut build" in result["host"]["vcut run"]["skipped"]
+    assert "no GPU" in result["host"]["diffusers"]["skipped"]
+    assert result["disk"]["graphs"] > 0
+    for part in memory.table(result):
+        Console(width=200).print(part)
+    assert "no GPU" in capsys.readouterr().out
+
+
+def test_misuse_is_refused(small_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle"):
+        measure(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="no diffusers folder"):
+        measure(small_bundle, checkpoint=tmp_path)
+
+
+def _engine(activations: int, weights: int) -> EngineEntry:
+    return EngineEntry("e", 1, "0" * 64, "k", "g", "w", (), (), {}, activations, weights, 1, 1.0)
