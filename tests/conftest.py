@@ -101,6 +101,29 @@ def small_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     return bundle
 
 
+@pytest.fixture(scope="session")
+def dynamic_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shallow model compiled with sizes that a run may choose, those of ``small_bundle`` among them."""
+    from vcut_export import export
+
+    bundle = tmp_path_factory.mktemp("bundles") / "dynamic"
+    ranges = {"frames": (2, 5), "height": (24, 48), "width": (24, 48)}
+    options: dict = {"precision": "fp32", "steps": 4, "cut_step": 3}
+    export(str(small_checkpoint), bundle, frames=4, height=40, width=28, dynamic=ranges, **options)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_dynamic_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """svd-tiny, TCA folded, in fp32, with sizes that a run may choose."""
+    from vcut_export import export
+
+    bundle = tmp_path_factory.mktemp("bundles") / "tiny-dynamic"
+    ranges = {"frames": (2, 14), "height": (64, 128), "width": (64, 192)}
+    export(str(tiny_checkpoint), bundle, width=128, precision="fp32", tca="fold", dynamic=ranges)
+    return bundle
+
+
 @pytest.fixture
 def bundle_copy(small_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the small bundle that a test may damage."""

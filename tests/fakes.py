@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from vcut_runtime.graphs import dimensions, sized
+from vcut_runtime.manifest import SCHEMA_VERSION, decode
+
 
 class Result(enum.IntEnum):
     """Return codes, as numbers: ``int(result)`` is all that the runtime reads."""
@@ -297,8 +300,30 @@ class FakeContext:
         return address % 256 == 0
 
     def set_input_shape(self, name: str, shape: tuple) -> bool:
-        self.shapes[name] = tuple(shape)
-        return True
+        sides = self.engine.content["profile"][name]
+        fits = all(low <= d <= high for low, d, high in zip(sides["min"], shape, sides["max"], strict=True))
+        if fits:
+            self.shapes[name] = tuple(shape)
+        return fits
+
+    def get_tensor_shape(self, name: str) -> tuple:
+        tensor, free = self.engine._tensor(name), self._dimensions()
+        return self.shapes.get(name, tuple(free.get(d, -1) if isinstance(d, str) else d for d in tensor["shape"]))
+
+    def _dimensions(self) -> dict[str, int]:
+        """The free dimensions that the inputs' shapes give: a pixel of latents is ``factor`` pixels."""
+        free: dict[str, int] = {}
+        for name, shape in self.shapes.items():
+            for dimension, size in zip(self.engine._tensor(name)["shape"], shape, strict=True):
+                if isinstance(dimension, str):
+                    assert free.setdefault(dimension, size) == size, f"{name} has another {dimension} than the others"
+        factor = self.engine.content["factor"]
+        for large, small in (("H", "h"), ("W", "w")):
+            if large in free:
+                free.setdefault(small, free[large] // factor)
+            elif small in free:
+                free[large] = free[small] * factor
+        return free
 
     def execute_async_v3(self, stream: int) -> bool:
         engine = self.engine
@@ -308,6 +333,7 @@ class FakeContext:
         assert engine.weights_loaded, f"{engine.name} runs without its weights"
         self.trt.events.append(("enqueue", engine.name))
         addresses, shapes, (memory, size) = dict(self.addresses), dict(self.shapes), self.memory
+        wanted = {tensor["name"]: self.get_tensor_shape(tensor["name"]) for tensor in engine.content["outputs"]}
         assert size >= engine.device_memory_size_v2
 
         def work() -> None:
@@ -317,10 +343,8 @@ class FakeContext:
                 arrays[tensor["name"]] = self._view(tensor, shapes, addresses).copy()
             ctypes.memset(memory, 0xEE, min(size, 4096))  # activations: nobody else's bytes may lie here
             outputs: Any = self.session.run(None, arrays)
-            n = next((s[0] for s in shapes.values()), None)
             for info, value in zip(self.session.get_outputs(), outputs, strict=True):
-                tensor = next(t for t in engine.content["outputs"] if t["name"] == info.name)
-                assert value.shape == tuple(n if isinstance(d, str) else d for d in tensor["shape"])
+                assert value.shape == wanted[info.name]
                 self.cuda.check(addresses[info.name], value.nbytes)
                 data = np.ascontiguousarray(value)
                 ctypes.memmove(addresses[info.name], data.ctypes.data, data.nbytes)
@@ -394,16 +418,27 @@ def add_fake_engines(
     Of the graphs, ``decode`` wants twice the activation memory.
     """
     path = bundle / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest, facts = json.loads(path.read_text()), decode(path.read_bytes())
+    least, most = (
+        dimensions(facts, sizes, chunk)
+        for sizes, chunk in ((facts.smallest, 1), (facts.largest, decode_frames or facts.decode_chunk))
+    )
     target = f"{library}-{'portable' if capability is None else 'sm' + capability.replace('.', '')}"
     engines = {}
     for name, graph in manifest["graphs"].items():
         activation = activation_bytes * (2 if name == "decode" else 1)
+        profile = {}
+        for tensor in graph["inputs"]:
+            if any(isinstance(d, str) for d in tensor["shape"]):
+                low, high = (list(sized(tensor["shape"], at)) for at in (least, most))
+                profile[tensor["name"]] = {"min": low, "opt": high, "max": high}
         body = {
             "graph": name,
             "onnx": str((bundle / graph["file"]).resolve()),
             "inputs": graph["inputs"],
             "outputs": graph["outputs"],
+            "profile": profile,
+            "factor": facts.vae_scale_factor,
             "activation_bytes": activation,
             "weight_bytes": weight_bytes,
             **content,
@@ -412,11 +447,6 @@ def add_fake_engines(
         file = bundle / "engines" / target / f"{name}.engine"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-        profile = {}
-        if name == "decode":
-            shape = graph["inputs"][0]["shape"][1:]
-            most = decode_frames or manifest["decode_chunk"]
-            profile = {"latents": {"min": [1, *shape], "opt": [most, *shape], "max": [most, *shape]}}
         engines[name] = {
             "file": file.relative_to(bundle).as_posix(),
             "bytes": len(data),
@@ -439,6 +469,6 @@ def add_fake_engines(
         "gpu": None,
         "engines": engines,
     }
-    manifest["schema_version"] = 2
+    manifest["schema_version"] = SCHEMA_VERSION
     path.write_text(json.dumps(manifest))
     return target

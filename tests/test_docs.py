@@ -84,7 +84,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_format_page_names_every_field() -> None:
-    records = [manifest.Manifest, manifest.Model, manifest.Scheduler, manifest.Guidance, manifest.BiasSlice]
+    records = [manifest.Manifest, manifest.Model, manifest.Scheduler, manifest.Guidance, manifest.BiasSlice, manifest.SizeRange]
     records += [manifest.GraphEntry, manifest.FileEntry, manifest.TensorSpec]
     records += [manifest.EngineSet, manifest.EngineEntry, manifest.Profile]
     for record in records:

@@ -219,7 +219,8 @@ def _decode_chunk(plan: Plan, wanted: int | None) -> int:
         chunk = default_decode_chunk(height * width, most, plan.precision, plan.low_memory)
         return chunk if chunk == most else min(chunk, fewest)
     if not (1 <= wanted <= fewest or wanted == most):
-        raise UsageError(f"--decode-chunk {wanted} is outside 1..{fewest}, the frames of the video")
+        whole = "" if most == fewest else f", or use {most}, those of the longest"
+        raise UsageError(f"--decode-chunk {wanted} is outside 1..{fewest}, the frames of the shortest video{whole}")
     return wanted
 
 

@@ -111,7 +111,9 @@ def _check_content(manifest: Manifest) -> None:
     if min(*sizes, manifest.steps, manifest.decode_chunk) < 1:
         raise ValueError("the manifest gives a size below 1: export the bundle again with --force")
     for name, found in manifest.dynamic.items():
-        if found.multiple < 1 or found.min < 1 or found.min not in found or found.max not in found:
+        unit = 1 if name == "frames" else manifest.vae_scale_factor
+        usable = found.multiple >= 1 and found.multiple % unit == 0 and found.min >= 1
+        if not usable or found.min not in found or found.max not in found:
             raise ValueError(f"the manifest's range of {name} is impossible: export the bundle again with --force")
         if getattr(manifest, name) not in found:
             raise ValueError(f"the manifest's {name} is outside its own range: export the bundle again with --force")

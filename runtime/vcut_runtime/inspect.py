@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
@@ -34,7 +35,7 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
         "height": manifest.height,
         "width": manifest.width,
         "frames": manifest.frames,
-        "dynamic": {name: [found.min, found.max, found.multiple] for name, found in manifest.dynamic.items()},
+        "dynamic": msgspec.to_builtins(manifest.dynamic),
         "precision": manifest.precision,
         "tca": manifest.tca,
         "steps": manifest.steps,
@@ -100,7 +101,7 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
         f"{d['steps']} steps, conditional only {cut}, guidance {d['guidance'][0]:g} to {d['guidance'][1]:g}"
     )
     if d["dynamic"]:
-        ranges = (f"{name} {SizeRange(*found)}" for name, found in d["dynamic"].items())
+        ranges = (f"{name} {SizeRange(**found)}" for name, found in d["dynamic"].items())
         yield f"a run may choose {', '.join(ranges)}"
     yield f"{_size(d['bytes'])}, {d['sca_bias_channels']} bias channels, vcut {d['vcut_version']}, hashes {d['hashes']}"
     graphs = Table("graph", "inputs, then outputs")

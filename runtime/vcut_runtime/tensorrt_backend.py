@@ -57,14 +57,14 @@ class _Block:
 
 
 class _Pool:
-    """Memory for uploads, by size: a second video allocates nothing."""
+    """Memory for uploads, by powers of two: a second video allocates nothing, and one of another size little."""
 
     def __init__(self, cuda: Cuda) -> None:
         self.cuda = cuda
         self.unused: defaultdict[int, list[Memory]] = defaultdict(list)
 
     def take(self, size: int, what: str) -> _Block:
-        size = -(-size // _ALIGNMENT) * _ALIGNMENT
+        size = max(_ALIGNMENT, 1 << (size - 1).bit_length())
         unused = self.unused[size]
         return _Block(self, unused.pop() if unused else self.cuda.allocate(size, what))
 

@@ -251,14 +251,37 @@ def test_engines_without_a_graphs_are_completed(built: Path, quick: list[str]) -
     assert len(files_of(built)) == 4
 
 
-def test_a_bundle_of_schema_1_is_lifted_to_2(bundle_copy: Path, quick: list[str]) -> None:
+def test_a_bundle_of_schema_1_is_lifted_to_3(bundle_copy: Path, quick: list[str]) -> None:
     path = bundle_copy / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest.pop("engines", None)
     path.write_text(json.dumps({**manifest, "schema_version": 1}))
     build(bundle_copy)
-    assert json.loads(path.read_text())["schema_version"] == 2
+    assert json.loads(path.read_text())["schema_version"] == 3
     assert tuple(engines_of(bundle_copy).engines) == GRAPHS
+
+
+def test_profiles_span_the_sizes_that_a_run_may_choose(dynamic_bundle: Path, tmp_path: Path, quick: list[str]) -> None:
+    bundle = Path(shutil.copytree(dynamic_bundle, tmp_path / "bundle"))
+    build(bundle)
+    sides = {
+        name: {tensor: (p.min, p.opt, p.max) for tensor, p in engine.profile.items()}
+        for name, engine in engines_of(bundle).engines.items()
+    }
+    image = ((1, 3, 24, 24), (1, 3, 40, 28), (1, 3, 48, 48))
+    assert sides["condition"] == {
+        "image": image,
+        "noise": image,
+        "resize_rows": ((224, 24), (224, 40), (224, 48)),
+        "resize_columns": ((24, 224), (28, 224), (48, 224)),
+    }
+    step = {
+        "latents": ((1, 2, 4, 12, 12), (1, 4, 4, 20, 14), (1, 5, 4, 24, 24)),
+        "image_latents": ((1, 4, 12, 12), (1, 4, 20, 14), (1, 4, 24, 24)),
+    }
+    assert sides["semantic_binding"] == {**step, "guidance_scale": ((2,), (4,), (5,))}
+    assert sides["quality_improvement"] == step
+    assert sides["decode"] == {"latents": ((1, 4, 12, 12), (4, 4, 20, 14), (5, 4, 24, 24))}
 
 
 def test_fp32_bundles_do_without_tf32(bundle_copy: Path, quick: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -721,8 +744,8 @@ def test_a_result_as_json(bundle_copy: Path, quick: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_svds_full_depth(tiny_bundle: Callable[[str], Path], tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(tiny_bundle("remove"), tmp_path / "bundle"))
+def test_svds_full_depth_with_sizes_that_a_run_may_choose(tiny_dynamic_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(tiny_dynamic_bundle, tmp_path / "bundle"))
     result = build(bundle, gpu="a10")
     assert (result.target, result.built, result.warnings) == ("tensorrt-rtx-sm86", GRAPHS, {})
     command = [sys.executable, "-c", "from vcut_runtime.cli import main; main()", "inspect", str(bundle), "--json"]

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from vcut_export.cli import parse_ranges
+from vcut_runtime import UsageError
+
 COMMANDS = {
     "vcut-export": ("from vcut_export.cli import main; main()",),
     "vcut export": ("from vcut_runtime.cli import main; main()", "export"),
@@ -66,6 +69,8 @@ def test_progress_time_and_memory_are_shown_or_silenced(small_checkpoint: Path, 
         (["--model", "svd-tiny", "--engines", "none", "--gpu", "a10"], "--engines none"),
         (["--model", "svd-tiny", "--engines", "tensorrt-rtx", "--gpu", "h100"], "compute capability 9.0"),
         (["--model", "svd-tiny", "--precision", "bf16", "--verify"], "needs a GPU"),
+        (["--model", "svd-tiny", "--dynamic", "frames"], "write it as frames=8:25"),
+        (["--model", "svd-tiny", "--dynamic", "width=64:128"], "leaves out --width 96"),
     ],
 )
 def test_misuse_is_one_line_and_exit_2(options: list[str], says: str, tmp_path: Path) -> None:
@@ -75,3 +80,23 @@ def test_misuse_is_one_line_and_exit_2(options: list[str], says: str, tmp_path: 
     assert done.stderr.startswith("error: ")
     assert says in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ranges_are_parsed() -> None:
+    assert parse_ranges("frames=8:25") == {"frames": (8, 25)}
+    assert parse_ranges("height=64:128, width=64:192,frames=2:2") == {
+        "height": (64, 128),
+        "width": (64, 192),
+        "frames": (2, 2),
+    }
+
+
+NO_RANGES = ["", "frames", "frames=", "frames=8", "frames=8-25", "frames=8:", "frames=-1:2", "frames=1:2,", "8:25"]
+NO_RANGES += ["frames=1:2,frames=1:3", "frames=1:2 height=8:16", "frames=1.0:2", "frames=1:2:3"]
+
+
+@pytest.mark.parametrize("text", NO_RANGES)
+def test_what_is_no_list_of_ranges_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="write it as frames=8:25") as caught:
+        parse_ranges(text)
+    assert "\n" not in str(caught.value)

@@ -62,12 +62,35 @@ def test_slices_name_their_blocks_sca_first(unet: Any) -> None:
 @pytest.mark.parametrize("frames", [1, 14, 30])
 def test_frame_positions_are_the_embedding(unet: Any, frames: int) -> None:
     transformer = unet.mid_block.attentions[0]
-    want = transformer.time_pos_embed(transformer.time_proj(torch.arange(frames).repeat(2)))
     folded = copy.deepcopy(unet)
-    fold(folded, project_cross_attention(folded, "remove"), frames)
+    packed = fold(folded, project_cross_attention(folded, "remove"), frames)
     table = folded.mid_block.attentions[0].time_pos_embed
     assert isinstance(table, FramePositionTable)
-    assert torch.allclose(table(torch.zeros(2 * frames)), want, atol=1e-6)
+    for rows, shown in ((2, frames), (1, frames), (2, (frames + 1) // 2)):  # a shorter video takes the first ones
+        packed.rows = torch.zeros(rows, 1)
+        want = transformer.time_pos_embed(transformer.time_proj(torch.arange(shown).repeat(rows)))
+        assert torch.allclose(table(torch.zeros(rows * shown)), want, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_shared_time_embedding_is_every_blocks_own(unet: Any) -> None:
+    """Each residual block's projection of the time, in diffusers' UNet and in the folded one."""
+    original, folded = copy.deepcopy(unet), copy.deepcopy(unet)
+    projection = project_cross_attention(folded, "remove")
+    packed = fold(folded, projection, 3)
+    packed.rows = torch.zeros(2, len(projection.bias))
+    seen: dict[str, list[torch.Tensor]] = {}
+    for model in (original, folded):
+        for name, module in model.named_modules():
+            if name.endswith(".time_emb_proj"):
+                module.register_forward_hook(lambda _, __, out, name=name: seen.setdefault(name, []).append(out))
+    sample, e, ids = torch.randn(2, 3, 8, 8, 12), torch.randn(2, 1, 64), torch.tensor([[6.0, 127.0, 0.02]])
+    for model in (original, folded):
+        model(sample, torch.tensor([1.3]), e, ids.repeat(2, 1))
+    assert len(seen) == 44  # 22 spatio-temporal residual blocks
+    for name, (want, got) in seen.items():
+        assert got.numel() == want.shape[-1], name  # one row for all
+        assert torch.allclose(got.expand_as(want), want, atol=1e-5 * float(want.abs().max())), name
 
 
 @pytest.mark.parametrize("strategy", ["learned", "fixed", "learned_with_images"])

@@ -13,6 +13,7 @@ from vcut_export import resolve
 from vcut_export.checkpoint import Checkpoint
 from vcut_export.plan import decode_context, default_decode_chunk, make_manifest, make_plan
 from vcut_runtime import UsageError
+from vcut_runtime.manifest import SizeRange
 from vcut_runtime.schedule import decode_chunks
 
 UNET = {"semantic_binding", "quality_improvement"}
@@ -94,6 +95,8 @@ def test_components_that_do_not_fit_are_refused(tiny: Checkpoint, component: str
         ({"precision": "fp16"}, UNET | {"condition", "decode"}),
         ({"low_memory": True}, UNET),
         ({"decode_chunk": 5}, {"decode"}),
+        ({"dynamic": {"frames": (4, 14)}}, UNET),
+        ({"width": 128, "dynamic": {"width": (64, 128)}}, UNET | {"condition", "decode"}),
     ],
 )
 def test_an_option_touches_only_its_graphs(tiny: Checkpoint, options: Any, touched: set[str]) -> None:
@@ -146,3 +149,45 @@ def test_a_decode_chunk_of_ones_own(tiny: Checkpoint) -> None:
     for bad in (0, 15):
         with pytest.raises(UsageError, match=r"1\.\.14"):
             make_plan(tiny, decode_chunk=bad)
+
+
+def test_ranges_of_sizes(tiny: Checkpoint) -> None:
+    plan = make_plan(tiny, width=128, dynamic={"frames": (4, 20), "width": (64, 192)})
+    assert (plan.smallest, plan.sizes, plan.largest) == ((4, 64, 64), (14, 64, 128), (20, 64, 192))
+    assert plan.dynamic == {"frames": SizeRange(4, 20, 1), "width": SizeRange(64, 192, 64)}
+    assert plan.resizes
+    assert not make_plan(tiny, dynamic={"frames": (4, 20)}).resizes
+    assert make_manifest(plan, (), {}, {}).dynamic == plan.dynamic
+    assert (plan.decode_chunk, plan.decode_frames) == (20, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"dynamic": {"frames": (0, 14)}}, "--dynamic frames=0:14 is no range"),
+        ({"dynamic": {"frames": (15, 14)}}, "is no range"),
+        ({"dynamic": {"frames": (2, 13)}}, r"frames=2\.\.13 leaves out --frames 14, the default of runs"),
+        ({"dynamic": {"height": (60, 128)}}, "is no range in multiples of 64"),
+        ({"dynamic": {"width": (64, 128)}}, "leaves out --width 96"),
+        ({"dynamic": {"height": (64, 128)}}, "--width 96 is not a multiple of 64, which a free size wants"),
+        ({"dynamic": {"depth": (1, 2)}}, "has no 'depth': give ranges of frames, height, width"),
+        ({"dynamic": {"frames": (4, 14)}, "decode_chunk": 5}, r"outside 1\.\.4, .* or use 14"),
+    ],
+)
+def test_impossible_ranges_are_refused(tiny: Checkpoint, options: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        make_plan(tiny, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_ranges_make_other_graphs(tiny: Checkpoint) -> None:
+    one, other = (make_plan(tiny, dynamic={"frames": (2, most)}).keys for most in (14, 15))
+    assert {name for name in one if one[name] != other[name]} == UNET
+
+
+def test_a_decoder_in_chunks_serves_the_shortest_video_too() -> None:
+    checkpoint = resolve("svd-xt", random_weights=True)
+    chunks = [make_plan(checkpoint, dynamic={"frames": (least, 25)}) for least in (14, 5, 1)]
+    assert [(plan.decode_frames, plan.decode_overlap) for plan in chunks] == [(11, 2), (5, 1), (1, 0)]
+    small = make_plan(checkpoint, height=64, width=128, dynamic={"height": (64, 576), "width": (128, 1024)})
+    assert small.decode_frames == 11  # for the largest

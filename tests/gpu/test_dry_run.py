@@ -48,3 +48,10 @@ def compiled(small_bundle: Path, library: str, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def compiled_fp16(compiled: Path) -> Path:
     return compiled
+
+
+@pytest.fixture(scope="module")
+def compiled_dynamic(dynamic_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = Path(shutil.copytree(dynamic_bundle, tmp_path_factory.mktemp("fake") / "bundle"))
+    add_fake_engines(copy, library)
+    return copy

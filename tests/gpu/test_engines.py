@@ -18,7 +18,7 @@ from PIL import Image
 from conftest import psnr
 from vcut_runtime import Pipeline, VcutError, open_bundle
 from vcut_runtime.backends import Options, open_backend
-from vcut_runtime.graphs import bundle_tensors
+from vcut_runtime.graphs import bundle_tensors, dimensions, sized
 from vcut_runtime.manifest import GRAPHS, Manifest
 
 pytestmark = pytest.mark.gpu
@@ -49,6 +49,11 @@ def compiled_fp16(tiny_checkpoint: Path, library: str, tmp_path_factory: pytest.
     bundle = tmp_path_factory.mktemp("fp16") / "bundle"
     export(str(tiny_checkpoint), bundle, precision="fp16", tca="fold")
     return with_engines(bundle, library, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def compiled_dynamic(tiny_dynamic_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_engines(tiny_dynamic_bundle, library, tmp_path_factory)
 
 
 def with_engines(bundle: Path, library: str, folders: pytest.TempPathFactory) -> Path:
@@ -207,6 +212,16 @@ def test_decode_takes_every_number_of_frames_up_to_its_chunk(compiled: Path, lib
         assert np.abs(ours.astype(int) - theirs).max() <= 1
 
 
+def test_videos_of_every_size_agree_with_onnxruntime(compiled_dynamic: Path, library: str, photo: Image.Image) -> None:
+    pipeline, cpu = Pipeline.load(compiled_dynamic, library), Pipeline.load(compiled_dynamic, "onnxruntime-cpu")
+    manifest = cpu.manifest
+    for frames, height, width in (manifest.smallest, manifest.largest, manifest.sizes, manifest.smallest):
+        options: Any = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": 4}
+        ours, theirs = (one(photo, seed=3, **options).frames for one in (pipeline, cpu))
+        assert ours.shape == (frames, height, width, 3)
+        assert psnr(ours, theirs) >= 40
+
+
 def run(backend: Any, graph: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     outputs = backend.run(graph, {name: backend.upload(value) for name, value in inputs.items()})
     return {name: backend.download(value) for name, value in outputs.items()}
@@ -214,7 +229,7 @@ def run(backend: Any, graph: str, inputs: dict[str, np.ndarray]) -> dict[str, np
 
 def random_inputs(manifest: Manifest, graph: str) -> dict[str, np.ndarray]:
     """Inputs of a plausible size for each tensor."""
-    tensors = bundle_tensors(manifest)
+    tensors, free = bundle_tensors(manifest), dimensions(manifest, manifest.sizes, manifest.decode_chunk)
     draw = np.random.default_rng(11)
     fixed = {
         "sigma": [14.0],
@@ -225,7 +240,7 @@ def random_inputs(manifest: Manifest, graph: str) -> dict[str, np.ndarray]:
     }
     inputs = {}
     for spec in tensors[graph].inputs:
-        shape = tuple(manifest.decode_chunk if isinstance(d, str) else d for d in spec.shape)
+        shape = sized(spec.shape, free)
         value = fixed.get(spec.name)
         if value is None:
             value = draw.random(shape) if spec.name == "image" else draw.standard_normal(shape)

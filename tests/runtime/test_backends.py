@@ -31,10 +31,10 @@ class Machine:
         onnx = importlib.import_module("vcut_runtime.onnxruntime_backend")
         check_cpu = onnx.check_cpu
 
-        def check(manifest: Any) -> None:
+        def check(manifest: Any, sizes: Any) -> None:
             if self.cpu_refuses:
                 raise UsageError(self.cpu_refuses)
-            check_cpu(manifest)
+            check_cpu(manifest, sizes)
 
         monkeypatch.setattr(cuda, "Cuda", self.cuda)
         monkeypatch.setattr(importlib.import_module("vcut_runtime.tensorrt_library"), "load_library", self.load)

@@ -79,7 +79,7 @@ def delete(path: str) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (set_value("schema_version", 3), "schema version 3.*upgrade"),
+        (set_value("schema_version", 4), "schema version 4.*upgrade"),
         (set_value("schema_version", 0), "impossible schema version"),
         (set_value("extra", 1), "damaged"),
         (delete("scheduler"), "damaged"),
@@ -161,13 +161,16 @@ def test_a_linked_bundle_opens(small_bundle: Path, tmp_path: Path) -> None:
     assert open_bundle(link).manifest.frames == 3
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_bundle_without_engines_is_read_whichever_its_version(bundle_copy: Path, version: int) -> None:
+@pytest.mark.parametrize(("version", "without"), [(1, ["engines", "dynamic"]), (2, ["dynamic"]), (3, [])])
+def test_a_bundle_of_an_older_version_is_read(bundle_copy: Path, version: int, without: list[str]) -> None:
     path = bundle_copy / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest.pop("engines", None)
+    for field in without:
+        manifest.pop(field, None)
     path.write_text(json.dumps({**manifest, "schema_version": version}))
-    assert open_bundle(bundle_copy).manifest.engines == {}
+    opened = open_bundle(bundle_copy).manifest
+    assert (opened.engines, opened.dynamic) == ({}, {})
+    assert opened.smallest == opened.sizes == opened.largest == (3, 32, 32)
 
 
 ENGINES = "engines/tensorrt-rtx-sm86"
@@ -302,3 +305,56 @@ def vouch(bundle: Path, graph: str) -> None:
     file = bundle / manifest["graphs"][graph]["file"]
     manifest["graphs"][graph].update(bytes=file.stat().st_size, sha256=sha256(file))
     path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "says"),
+    [
+        ("frames", (0, 3, 1), "range of frames is impossible"),
+        ("frames", (4, 3, 1), "range of frames is impossible"),
+        ("frames", (-(2**70), 2**70, 1), "damaged|impossible"),
+        ("frames", (1, 2, 1), "frames is outside its own range"),
+        ("frames", (1, 3, 0), "range of frames is impossible"),
+        ("frames", (1, 3, -1), "range of frames is impossible"),
+        ("height", (30, 32, 4), "range of height is impossible"),
+        ("height", (31, 33, 1), "range of height is impossible"),  # half a latent pixel
+        ("width", (36, 64, 4), "width is outside its own range"),
+        ("depth", (1, 2, 1), "damaged"),
+        ("frames", (1, 3), "damaged"),
+        ("frames", (1, 64, 1), "shape of .* does not fit its sizes"),  # the graphs take no other
+        ("height", (16, 64, 4), "shape of .* does not fit its sizes"),
+    ],
+)
+def test_a_bad_range(
+    name: str,
+    found: tuple[int, ...],
+    says: str,
+    edit_manifest: Callable[[Callable[[dict], object]], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = dict(zip(("min", "max", "multiple"), found, strict=False))
+    refused(edit_manifest(set_value("dynamic", {name: given})), says, monkeypatch)
+
+
+def without_ranges(manifest: dict) -> None:
+    manifest["dynamic"] = {}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (without_ranges, "does not fit its sizes"),
+        (set_value("model/configs/image_encoder/image_size", "224"), "no size of the image encoder"),
+        (set_value("model/configs/image_encoder/image_size", 225), "shape of 'resize_rows'"),
+        (set_value("decode_chunk", 6), "decode_chunk is not what its decode graph takes"),
+        (delete("dynamic/width"), "does not fit its sizes"),
+    ],
+)
+def test_a_manifest_that_its_ranges_do_not_fit(
+    dynamic_bundle: Path, tmp_path: Path, change: Callable[[dict], object], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(dynamic_bundle, tmp_path / "bundle"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    change(manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    refused(copy, says, monkeypatch)

@@ -121,6 +121,26 @@ def test_inspect_cuts_nothing_off_at_80_columns(small_bundle: Path) -> None:
     assert "…" not in vcut("inspect", small_bundle).stdout
 
 
+def test_sizes_are_options_of_a_run(dynamic_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+    options = ["-q", "--height", 24, "--width", 48, "--num-frames", 2]
+    done = vcut("run", dynamic_bundle, photo_file, "-o", tmp_path / "frames", *options)
+    assert done.returncode == 0, done.stderr
+    frames = sorted((tmp_path / "frames").glob("frame-*.png"))
+    assert [Image.open(frame).size for frame in frames] == [(48, 24)] * 2
+    wrong = vcut("run", dynamic_bundle, photo_file, "-o", tmp_path / "none", "--height", 23)
+    assert error(wrong, 2) == "error: height is 23, this bundle makes 24..48 in steps of 4"
+    assert not (tmp_path / "none").exists()
+
+
+def test_inspect_shows_the_sizes_that_a_run_may_choose(dynamic_bundle: Path) -> None:
+    shown = " ".join(vcut("inspect", dynamic_bundle).stdout.split())
+    assert "a run may choose frames 2..5, height 24..48 in steps of 4, width 24..48 in steps of 4" in shown
+    described = json.loads(vcut("inspect", dynamic_bundle, "--json").stdout)
+    assert described["dynamic"]["frames"] == {"min": 2, "max": 5, "multiple": 1}
+    assert described["dynamic"]["width"] == {"min": 24, "max": 48, "multiple": 4}
+    assert described["graphs"]["condition"]["inputs"]["resize_rows"] == "float32[224, H]"
+
+
 def test_inspect_as_json(small_bundle: Path) -> None:
     description = json.loads(vcut("inspect", small_bundle, "--json").stdout)
     assert description["graphs"]["semantic_binding"]["inputs"]["sca_bias"] == "float32[2, 160]"

@@ -14,7 +14,7 @@ from PIL import Image
 from skimage import data
 
 from vcut_runtime import UsageError
-from vcut_runtime.images import load_image
+from vcut_runtime.images import load_image, resize_matrix
 
 PHOTO: np.ndarray = data.astronaut()[:384]  # [384, 512, 3]
 ORIENTATION = 0x0112  # the EXIF tag
@@ -223,3 +223,14 @@ def test_an_empty_array_is_refused(dtype: Any) -> None:
 def test_the_range_of_a_refused_float_array_is_named() -> None:
     assert "from 0 to 255" in refusal(np.array([[[0.0, 1.0, 255.0]]]))
     assert "nan" in refusal(np.full((2, 2, 3), np.nan))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "size"), [(8, 224), (97, 224), (224, 224), (225, 224), (320, 224), (576, 224), (1024, 224), (97, 30)]
+)
+def test_resize_matrix_is_what_the_compiler_reads_off_diffusers(pixels: int, size: int) -> None:
+    from vcut_export import graphs
+
+    want = graphs.resize_matrix(pixels, size).numpy()
+    assert np.abs(resize_matrix(pixels, size) - want).max() <= 2e-6
+    assert np.allclose(resize_matrix(pixels, size).sum(axis=1), 1.0, atol=1e-5)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import to_builtins
 from msgspec.structs import fields
 
 from vcut_runtime.manifest import (
@@ -23,8 +24,10 @@ from vcut_runtime.manifest import (
     Model,
     Profile,
     Scheduler,
+    SizeRange,
     TensorSpec,
     decode,
+    describe_sizes,
     encode,
 )
 
@@ -164,6 +167,31 @@ def test_sizes_follow_from_the_manifest() -> None:
     assert [entry.file for entry in manifest.files()] == [*onnx, *built]
 
 
+def test_ranges_give_the_least_and_the_most() -> None:
+    ranges = {"frames": SizeRange(2, 25, 1), "width": SizeRange(64, 128, 32)}
+    manifest = decode(json.dumps({**plain(), "dynamic": to_builtins(ranges)}).encode())
+    assert manifest.dynamic == ranges
+    assert manifest.sizes == (14, 64, 96)
+    assert (manifest.smallest, manifest.largest) == ((2, 64, 64), (25, 64, 128))
+    assert manifest.latent_shape_of(manifest.largest) == (4, 8, 16)
+    assert decode(encode(manifest)) == manifest
+    assert describe_sizes(manifest.sizes, manifest.dynamic) == {
+        "frames": "2..25",
+        "height": "64",
+        "width": "64..128 in steps of 32",
+    }
+
+
+def test_a_range_contains_its_multiples() -> None:
+    found = SizeRange(64, 128, 32)
+    assert [size for size in range(200) if size in found] == [64, 96, 128]
+
+
+@pytest.mark.parametrize("found", [{}, {"min": 1, "max": 2}, {"min": "1", "max": 2, "multiple": 1}, [1, 2, 1], 3, None])
+def test_a_range_of_another_form_is_refused(found: Any) -> None:
+    assert "damaged" in refusal({**plain(), "dynamic": {"frames": found}})
+
+
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
 def test_manifests_without_engines_are_read(version: int) -> None:
     value = {**plain(), "schema_version": version}
@@ -175,7 +203,7 @@ def test_manifests_without_engines_are_read(version: int) -> None:
 
 
 def test_the_schema_version_that_is_written() -> None:
-    assert json.loads(encode(example()))["schema_version"] == SCHEMA_VERSION == 2
+    assert json.loads(encode(example()))["schema_version"] == SCHEMA_VERSION == 3
 
 
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 999, 2**70])

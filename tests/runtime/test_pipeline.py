@@ -122,6 +122,83 @@ def test_guidance_of_one_or_less_is_no_guidance_as_in_diffusers(
 
 
 @pytest.mark.slow
+def test_other_sizes_than_the_bundles_are_diffusers_too(
+    tiny_dynamic_bundle: Path, tiny_checkpoint: Path, photo: Image.Image, monkeypatch: Any
+) -> None:
+    pipeline, draw = Pipeline.load(tiny_dynamic_bundle), np.random.default_rng(5)
+    for frames, height, width in ((5, 128, 64), (3, 64, 192), (14, 64, 128)):
+        image = photo.resize((width, height), Image.Resampling.LANCZOS)
+        latents = draw.standard_normal((1, frames, 4, height // 8, width // 8), dtype=np.float32)
+        noise = draw.standard_normal((1, 3, height, width), dtype=np.float32)
+        theirs = reference.load(tiny_checkpoint)
+        reference.inject(theirs, monkeypatch, noise)
+        want = diffusers_frames(theirs, image, latents, num_inference_steps=4)
+        sizes: Any = {"num_frames": frames, "height": height, "width": width}
+        got = pipeline(image, cut_step=None, num_inference_steps=4, latents=latents, noise=noise, **sizes).frames
+        assert got.shape == (frames, height, width, 3)
+        assert want.std() > 10
+        assert psnr(got, want) >= 50
+
+
+def test_a_dynamic_bundle_makes_the_video_of_a_fixed_one(
+    dynamic_bundle: Path, small: Pipeline, photo: Image.Image
+) -> None:
+    dynamic, draw = Pipeline.load(dynamic_bundle), np.random.default_rng(6)
+    frames, height, width = small.manifest.sizes
+    latents = draw.standard_normal((1, frames, *small.manifest.latent_shape), dtype=np.float32)
+    noise = draw.standard_normal((1, 3, height, width), dtype=np.float32)
+    want = small(photo, latents=latents, noise=noise).frames
+    got = dynamic(photo, latents=latents, noise=noise, num_frames=frames, height=height, width=width).frames
+    assert want.std() > 10
+    assert psnr(got, want) >= 60
+
+
+@pytest.mark.parametrize("sizes", [(4, 40, 28), (2, 24, 24), (5, 48, 48), (2, 48, 24)])
+def test_all_sizes_in_the_ranges_are_made(dynamic_bundle: Path, photo: Image.Image, sizes: tuple[int, ...]) -> None:
+    frames, height, width = sizes
+    pipeline = Pipeline.load(dynamic_bundle)
+    progress: list[tuple[str, int, int]] = []
+    video = pipeline(
+        photo, seed=1, num_frames=frames, height=height, width=width, progress=lambda *event: progress.append(event)
+    )
+    assert video.frames.shape == (frames, height, width, 3)
+    assert progress[-1] == ("decode", frames, frames)
+    if sizes == pipeline.manifest.sizes:
+        assert np.array_equal(video.frames, pipeline(photo, seed=1).frames)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"num_frames": 1}, r"num_frames is 1, this bundle makes 2\.\.5$"),
+        ({"num_frames": 6}, r"num_frames is 6"),
+        ({"height": 52}, r"height is 52, this bundle makes 24\.\.48 in steps of 4"),
+        ({"width": 26}, r"width is 26"),
+        ({"width": 0}, r"width is 0"),
+        ({"height": 40, "width": -24}, r"width is -24"),
+        ({"height": 24, "latents": np.zeros((1, 4, 4, 20, 14))}, "latents has shape"),
+        ({"width": 48, "noise": np.zeros((1, 3, 40, 28))}, "noise has shape"),
+    ],
+)
+def test_sizes_outside_the_ranges_are_refused_on_one_line(
+    dynamic_bundle: Path, photo: Image.Image, sizes: Any, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        Pipeline.load(dynamic_bundle)(photo, **sizes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_fixed_bundle_takes_its_own_sizes_alone(small: Pipeline, photo: Image.Image) -> None:
+    frames, height, width = small.manifest.sizes
+    one = small(photo, seed=2, num_frames=frames, height=height, width=width)
+    assert np.array_equal(one.frames, small(photo, seed=2).frames)
+    for name, size in (("frames", frames), ("height", height), ("width", width)):
+        option = "num_frames" if name == "frames" else name
+        with pytest.raises(UsageError, match=rf"{size} only: export it with --dynamic {name}=MIN:MAX"):
+            small(photo, **dict[str, Any]([(option, size + 8)]))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("tca", ["remove", "fold"])
 def test_cut_at_17_is_sixteen_guided_and_nine_conditional_steps(
     tca: str,

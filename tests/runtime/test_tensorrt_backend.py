@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +283,59 @@ def test_callback_sees_every_steps_latents(bundle_copy: Path, photo: Image.Image
     Pipeline.load(small_bundle, "onnxruntime-cpu")(photo, seed=3, callback=lambda step, x: theirs.append(x))
     assert len(mine) == 4
     assert all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+@pytest.fixture
+def dynamic_copy(dynamic_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(dynamic_bundle, tmp_path / "dynamic"))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}, {"low_memory": True}], ids=["plain", "eager", "low"])
+def test_videos_of_every_size_on_the_same_engines(
+    dynamic_copy: Path, photo: Image.Image, library: str, options: dict
+) -> None:
+    cpu = Pipeline.load(dynamic_copy, "onnxruntime-cpu")
+    sizes: list[Any] = [{}, {"num_frames": 5, "height": 24, "width": 48}, {"num_frames": 2, "width": 24}]
+    wanted = [cpu(photo, seed=5, **size).frames for size in sizes]
+    machine = Machine(dynamic_copy, library)
+    pipeline = machine.pipeline(**options)
+    for turn in range(2):
+        before = machine.gpu.allocations
+        for size, want in zip(sizes, wanted, strict=True):
+            assert np.array_equal(pipeline(photo, seed=5, **size).frames, want)
+        if turn and not (options.get("low_memory") and library == "tensorrt"):  # which opens engines again
+            assert machine.gpu.allocations == before
+
+
+def test_buffers_are_made_for_the_largest_video(dynamic_copy: Path) -> None:
+    machine = Machine(dynamic_copy)
+    pipeline = machine.pipeline()
+    pipeline.backend.load("semantic_binding")
+    frame = 4 * 24 * 24 * 4  # bytes of one frame's latents
+    sizes = list(machine.gpu.sizes.values())
+    assert sizes.count(5 * frame) == 2  # latents, next_latents
+    assert sizes.count(frame) == 1  # image_latents
+
+
+def test_a_step_is_captured_anew_for_another_size(dynamic_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(dynamic_copy, "tensorrt")
+    pipeline = machine.pipeline()
+    for launches, frames in ((2, 4), (4, 5), (8, 5)):  # two steps of each stage: run, then capture and launch
+        pipeline(photo, seed=5, num_frames=frames)
+        assert machine.gpu.launches == launches
+
+
+def test_sizes_that_the_engines_were_not_built_for(dynamic_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(dynamic_copy)
+    path = dynamic_copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    profile = manifest["engines"][machine.target]["engines"]["semantic_binding"]["profile"]["latents"]
+    for side in ("opt", "max"):
+        profile[side][1] = 3
+    path.write_text(json.dumps(manifest))
+    pipeline = machine.pipeline()
+    pipeline(photo, seed=0, num_frames=3)
+    with pytest.raises(UsageError, match=r"semantic_binding was built for latents from .* not") as caught:
+        pipeline(photo, seed=0, num_frames=4)
+    assert "\n" not in str(caught.value)
