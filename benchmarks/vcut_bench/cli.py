@@ -83,6 +83,20 @@ def memory_command(
     _finish(result, memory.table(result), output, json)
 
 
+@app.command("report")
+def report_command(
+    results: Annotated[list[Path], typer.Argument(help="Files that vcut bench wrote.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, an .html file.")] = Path("report.html"),
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Show results as one page of plots that opens without a network."""
+    from vcut_bench.report import report
+
+    path = report(results, output)
+    if not quiet:
+        stderr.print(f"[bold]{escape(str(path))}[/bold]  {path.stat().st_size / 1e3:.0f} kB", soft_wrap=True)
+
+
 for _name in ("latency", "fidelity"):
     with suppress(ImportError, AttributeError):
         app.command(_name)(getattr(import_module(f"vcut_bench.{_name}"), f"{_name}_command"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -252,7 +252,7 @@ def table(result: dict[str, Any]) -> list[Table]:
     return [step, video, *(_shares(model) for model in result["models"] if "shares" in model)]
 
 
-def step_rows(result: dict[str, Any]) -> list[list[str]]:
+def step_rows(result: Mapping[str, Any]) -> list[list[str]]:
     """Return the cells beside Table II.
 
     They are model, network; parameters, the paper's and the deviation; a guided step's MACs, the paper's and the
@@ -276,7 +276,7 @@ def step_rows(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def video_rows(result: dict[str, Any]) -> list[list[str]]:
+def video_rows(result: Mapping[str, Any]) -> list[list[str]]:
     """Return the cells beside Table III: model, network, cut step; MACs, the paper's and deviation; with attention.
 
     The paper's base is the original model, and all that it cuts the modified one; vcut stands beside the latter.

@@ -90,7 +90,7 @@ def measure(
             "checkpoint_is": f"{manifest.precision}, from the architecture" if checkpoint is None else "its files",
         },
         "host": host,
-        "device": {
+        "device_memory": {
             "engines": {target: device_bytes(found) for target, found in _engines(manifest)},
             "diffusers_weights": sum(weights.values()),
         },
@@ -163,13 +163,13 @@ def disk_rows(result: Mapping[str, Any]) -> list[list[str]]:
 def device_rows(result: Mapping[str, Any]) -> list[list[str]]:
     """Return name, size and remark of everything in the device's memory, reported and measured."""
     rows = []
-    for target, found in result["device"]["engines"].items():
+    for target, found in result["device_memory"]["engines"].items():
         for name in found["weights"]:
             parts = f"activations {size(found['activations'][name])}, weights {size(found['weights'][name])}"
             rows.append([f"{target} {name}", size(found["activations"][name] + found["weights"][name]), parts])
         rows.append([f"{target}, all engines", size(found["all"]), "weights and the largest activations"])
         rows.append([f"{target}, --low-memory", size(found["low_memory"]), "one engine's weights at a time"])
-    rows.append(["diffusers, weights alone", size(result["device"]["diffusers_weights"]), result["precision"]])
+    rows.append(["diffusers, weights alone", size(result["device_memory"]["diffusers_weights"]), result["precision"]])
     for name, found in result["host"].items():
         if found.get("device_bytes"):
             rows.append([name, size(found["device_bytes"]), "measured peak"])

@@ -70,7 +70,7 @@ def test_sizes_from_the_architecture_are_those_of_the_files(measured: Any, small
     parameters = memory.component_parameters(open_bundle(small_bundle).manifest)
     for component, count in parameters.items():
         assert measured["disk"]["checkpoint"][component] == pytest.approx(4 * count, rel=0.1)  # and a header
-    assert measured["device"]["diffusers_weights"] == 4 * sum(parameters.values())
+    assert measured["device_memory"]["diffusers_weights"] == 4 * sum(parameters.values())
 
 
 def test_what_cannot_run_is_listed_with_the_reason(
