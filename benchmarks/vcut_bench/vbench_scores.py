@@ -125,7 +125,8 @@ def read_prompts(info: Path, images: Path, dimensions: set[str] | None) -> list[
             prompts.append(Prompt(entry["prompt_en"], entry["image_name"], frozenset(entry["dimension"]), nth))
     names = [prompt.text for prompt in prompts]
     for name in [*names, *before]:
-        if Path(name).name != name or name.startswith(".") or "\\" in name or len(os.fsencode(name)) > 240:
+        plain = name.isprintable() and Path(name).name == name and "\\" not in name and not name.startswith(".")
+        if not plain or len(os.fsencode(name)) > 240:
             raise UsageError(f"{info} has {name!r}, which is no file name: take the file from Vchitect/VBench")
     if len(set(names)) < len(names):
         raise UsageError(f"{info} has a prompt twice: take the file from Vchitect/VBench")

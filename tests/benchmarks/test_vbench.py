@@ -1,0 +1,297 @@
+"""The paper's metrics: everything around vbench, with a vbench that only looks at what it is given.
+
+The fake does what vbench 0.1.5 does before and after its models run: how it finds videos and images, and what it
+writes. The videos are real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vcut_bench import tables, vbench, vbench_scores
+from vcut_runtime import UsageError, VcutError
+
+FAKE = """
+import json, os
+from pathlib import Path
+
+SCORES = {"imaging_quality": 0.66, "dynamic_degree": 0.5}
+
+
+class VBenchI2V:
+    def __init__(self, device, full_info_dir, output_path):
+        self.device, self.info, self.output = device, full_info_dir, output_path
+
+    def evaluate(self, videos_path, name, dimension_list, local, resolution):
+        (dimension,) = dimension_list
+        calls = Path(os.environ["VBENCH_CACHE_DIR"]) / "calls.txt"
+        with calls.open("a") as file:
+            file.write(f"{dimension} {resolution} {local} {self.device} {os.getcwd()}\\n")
+        if os.environ.get("FAKE_FAILS") == dimension:
+            raise RuntimeError("no kernel image is available")
+        names = os.listdir(videos_path)
+        postfix = Path(names[0]).suffix
+        results = []
+        for prompt in json.loads(Path(self.info).read_text()):
+            assert dimension in prompt["dimension"]
+            image = os.path.join("vbench2_beta_i2v/data/crop/" + resolution, prompt["image_name"])
+            assert Path(image).is_file(), image
+            for i in range(5):
+                video = f"{prompt['prompt_en']}-{i}{postfix}"
+                if video in names:
+                    path = os.path.join(videos_path, video)
+                    assert Path(path).read_bytes()[4:8] == b"ftyp"
+                    value = True if dimension == "dynamic_degree" else 66.0
+                    results.append({"video_path": path, "video_results": value})
+        if os.environ.get("FAKE_FORGETS") == dimension:
+            results.pop()
+        Path(self.output, name + "_eval_results.json").write_text(
+            json.dumps({dimension: [SCORES.get(dimension, 0.9), results]})
+        )
+"""
+SUBJECT = ["i2v_subject", "subject_consistency", "motion_smoothness", "dynamic_degree", "aesthetic_quality"]
+BACKGROUND = ["i2v_background", "background_consistency", "aesthetic_quality", "imaging_quality"]
+ENTRIES = [
+    {"prompt_en": "a man, his [hat] & --x", "image_name": "a man.jpg", "dimension": SUBJECT},
+    {"prompt_en": "a café-1", "image_name": "a café.jpg", "dimension": BACKGROUND},
+    {"prompt_en": "a café, camera pans left", "image_name": "a café.jpg", "dimension": ["camera_motion"]},
+]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A vbench that can be imported, and all files that the real one wants, empty."""
+    packages = tmp_path / "site"
+    for name in ("vbench", "clip", "dreamsim", "vbench2_beta_i2v"):
+        (packages / name).mkdir(parents=True)
+        (packages / name / "__init__.py").write_text(FAKE if name == "vbench2_beta_i2v" else "")
+    cuda = "class cuda:\n    is_available = staticmethod(lambda: False)\n"
+    (packages / "torch.py").write_text(cuda)  # of the worker: the real one takes seconds to import
+    monkeypatch.setenv("PYTHONPATH", str(packages))
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("VBENCH_CACHE_DIR", str(cache))
+    monkeypatch.setenv("TORCH_HOME", str(cache / "torch"))
+    for name in vbench_scores.DIMENSIONS.values():
+        for lacking in vbench_scores.missing_files(name):
+            path = Path(lacking.rsplit(": ", 1)[1])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    return cache
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> tuple[Path, Path]:
+    """Images, in the folder of their ratio, and the list of prompts."""
+    from skimage import data
+
+    images = tmp_path / "crop"
+    (images / "1-1").mkdir(parents=True)
+    for name, pixels in (("a man.jpg", data.astronaut()), ("a café.jpg", data.coffee())):
+        Image.fromarray(pixels[:64, :64]).save(images / "1-1" / name)
+    info = tmp_path / "vbench2_i2v_full_info.json"
+    info.write_text(json.dumps(ENTRIES))
+    return images, info
+
+
+@pytest.fixture
+def run(small_bundle: Path, small_checkpoint: Path, suite: tuple[Path, Path], tmp_path: Path) -> Any:
+    images, info = suite
+
+    def measure(**options: Any) -> dict[str, Any]:
+        defaults: dict[str, Any] = {
+            "reference": str(small_checkpoint),
+            "cut_steps": [2],
+            "seeds": 2,
+            "steps": 2,
+            "work": tmp_path / "work",
+            "backend": "onnxruntime-cpu",
+        }
+        return vbench.measure([small_bundle], images, info, **{**defaults, **options})
+
+    return measure
+
+
+def calls(cache: Path) -> list[list[str]]:
+    path = cache / "calls.txt"
+    return [line.split(" ", 4) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def test_a_table_in_the_shape_of_table_iv(run: Any, cache: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    result = run()
+    assert result["benchmark"] == "vbench"
+    assert result["columns"][0] == "subject_consistency"
+    assert len(result["columns"]) == 9
+    assert [row["setting"] for row in result["rows"]] == ["base", "c2"]
+    for row in result["rows"]:
+        assert list(row["values"]) == result["columns"]
+        assert row["values"]["imaging_quality"] == pytest.approx(66)
+        assert row["values"]["dynamic_degree"] == pytest.approx(50)
+        assert row["values"]["latency_s"] > 0
+        assert row["videos"]["motion_smoothness"] == 2  # one prompt, two seeds
+        assert row["videos"]["aesthetic_quality"] == 4
+        assert row["paper"] is None  # the small model is none of the paper's
+    assert result["skipped"] == {}
+    assert {tuple(call[:4]) for call in calls(cache)} == {
+        (name, "1-1", "True", "cpu") for name in vbench_scores.DIMENSIONS.values()
+    }
+    assert {call[4] for call in calls(cache)} == {str(cache / "dreamsim")}
+    videos = tmp_path / "work/videos"
+    assert sorted(path.name for path in (videos / "base").iterdir()) == sorted(
+        f"{entry['prompt_en']}-{i}.mp4" for entry in ENTRIES[:2] for i in (0, 1)
+    )
+    manifest = json.loads((tmp_path / "work/manifest.json").read_text())
+    assert manifest["videos"][0]["seeds"] == [0, 1]
+    assert vbench.table(result).row_count == 2
+
+    # Again: nothing is made and nothing is asked. A lost score alone is asked for, a lost video alone made.
+    asked = len(calls(cache))
+    (tmp_path / "work/scores/c2/dynamic_degree.json").unlink()
+    lost = videos / "c2" / "a café-1-0.mp4"
+    others = {path: path.stat().st_mtime_ns for path in videos.rglob("*.mp4") if path != lost}
+    lost.unlink()
+    monkeypatch.setattr(vbench, "load_checked", lambda *_: pytest.fail("diffusers ran again"))
+    again = run()
+    assert again["rows"] == [{**row, "values": {**row["values"], "latency_s": new["values"]["latency_s"]}}
+                             for row, new in zip(result["rows"], again["rows"], strict=True)]  # fmt: skip
+    assert [call[0] for call in calls(cache)[asked:]] == ["dynamic_degree"]
+    assert lost.is_file()
+    assert {path: path.stat().st_mtime_ns for path in others} == others
+
+
+def test_cut_and_uncut_videos_differ_and_seeds_too(run: Any, cache: Path, tmp_path: Path) -> None:
+    import av
+
+    run(all_prompts=True, seeds=1)
+    videos = tmp_path / "work/videos"
+
+    def pixels(path: Path) -> np.ndarray:
+        with av.open(str(path)) as container:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+    base = pixels(videos / "base" / "a café-1-0.mp4")
+    assert base.shape == (3, 32, 32, 3)
+    assert not np.array_equal(base, pixels(videos / "c2" / "a café-1-0.mp4"))
+    # One image, two prompts: SVD reads no prompt, so their seeds must differ.
+    assert not np.array_equal(base, pixels(videos / "base" / "a café, camera pans left-0.mp4"))
+    listed = json.loads((tmp_path / "work/manifest.json").read_text())["videos"]
+    assert {entry["prompt"]: entry["seeds"] for entry in listed}["a café, camera pans left"] == [5]
+
+
+def test_what_vbench_lacks_is_skipped_and_named(run: Any, cache: Path, monkeypatch: Any) -> None:
+    (cache / "raft_model/models/raft-things.pth").unlink()
+    (cache / "torch/hub/checkpoints/dino_vitbase16_pretrain.pth").unlink()
+    result = run(seeds=1)
+    assert set(result["skipped"]) == {"dynamic_degree", "subject_consistency", "video_image_subject_consistency"}
+    assert str(cache / "raft_model/models/raft-things.pth") in result["skipped"]["dynamic_degree"]
+    assert "torch/hub/checkpoints" in result["skipped"]["subject_consistency"]
+    assert "dynamic_degree" not in result["rows"][0]["values"]
+    assert "dynamic_degree" not in {call[0] for call in calls(cache)}
+    monkeypatch.setenv("VBENCH_CACHE_DIR", str(cache / "empty"))
+    with pytest.raises(UsageError, match=r"vbench has no weights: .*empty/clip_model/ViT-B-32\.pt.*musiq_spaq"):
+        run()
+
+
+def test_a_failing_vbench_is_one_line_with_its_log(run: Any, cache: Path, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("FAKE_FAILS", "motion_smoothness")
+    with pytest.raises(VcutError, match=r"motion_smoothness of base .*no kernel image.*its log is") as caught:
+        run(seeds=1)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" in Path(str(caught.value).rsplit("its log is ", 1)[1]).read_text()
+    monkeypatch.delenv("FAKE_FAILS")
+    monkeypatch.setenv("FAKE_FORGETS", "imaging_quality")
+    with pytest.raises(VcutError, match="0 of 1 videos scored"):
+        run(seeds=1)
+    assert not (tmp_path / "work/scores/base/imaging_quality.json").exists()
+    monkeypatch.delenv("FAKE_FORGETS")
+    assert len(run(seeds=1)["rows"]) == 2
+    assert [call[0] for call in calls(cache)].count("subject_consistency") == 2  # kept from the first run
+
+
+def test_without_vbench_it_says_what_to_install(run: Any, cache: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PYTHONPATH", "")
+    with pytest.raises(UsageError, match=r"pip install vbench .*--vbench-python"):
+        run()
+    with pytest.raises(UsageError, match="cannot run /nowhere/python"):
+        run(python="/nowhere/python")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"work": None}, "--work"),
+        ({"seeds": 6}, "up to 5"),
+        ({"quality_bias": "median"}, "unknown --quality-bias"),
+        ({"cut_steps": [4]}, "cut step 4 is outside"),
+    ],
+)
+def test_impossible_options_are_refused(run: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(**options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e.update(prompt_en="../../etc/x"), "no file name"),
+        (lambda e: e.update(prompt_en="/x"), "no file name"),
+        (lambda e: e.update(prompt_en=".x"), "no file name"),
+        (lambda e: e.update(prompt_en="x" * 300), "no file name"),
+        (lambda e: e.update(prompt_en="x\0y"), "no file name"),
+        (lambda e: e.update(prompt_en="x\ny"), "no file name"),
+        (lambda e: e.update(prompt_en="\ud800"), "no file name"),
+        (lambda e: e.update(image_name="../a man.jpg"), "no file name"),
+        (lambda e: e.update(prompt_en=ENTRIES[1]["prompt_en"]), "twice"),
+        (lambda e: e.update(image_name="gone.jpg"), "lacks 1 of the suite's images, 'gone.jpg'"),
+        (lambda e: e.update(prompt_en=3), "is not vbench2_i2v_full_info.json"),
+        (lambda e: e.pop("dimension"), "is not vbench2_i2v_full_info.json"),
+    ],
+)
+def test_a_foreign_or_hostile_suite_is_refused(suite: tuple[Path, Path], change: Any, message: str) -> None:
+    images, info = suite
+    entries = json.loads(info.read_text())
+    change(entries[0])
+    info.write_text(json.dumps(entries))
+    with pytest.raises(UsageError, match=message):
+        vbench_scores.read_prompts(info, images / "1-1", None)
+
+
+def test_only_prompts_that_are_scored_get_videos(suite: tuple[Path, Path]) -> None:
+    images, info = suite
+    found = vbench_scores.read_prompts(info, images / "1-1", {"motion_smoothness"})
+    assert [prompt.text for prompt in found] == [ENTRIES[0]["prompt_en"]]
+    assert len(vbench_scores.read_prompts(info, images / "1-1", None)) == 3
+    with pytest.raises(UsageError, match="no prompt for color"):
+        vbench_scores.read_prompts(info, images / "1-1", {"color"})
+
+
+def test_the_papers_row_stands_beside_ours() -> None:
+    from vcut_bench.paper import paper, quality
+
+    assert set(vbench_scores.DIMENSIONS) | {"latency_s"} == set(paper().table4_columns)
+    row = {"setting": "c17", "cut_step": 17, "values": {"dynamic_degree": 12.345}, "paper": quality("svd-xt", 17)}
+    result: dict[str, Any] = {
+        "columns": list(paper().table4_columns), "rows": [row], "prompts": 355, "seeds": 5, "model": "svd-xt",
+        "shape": {"frames": 25, "height": 576, "width": 1024}, "device": "", "versions": {}, "date": "", "command": "",
+        "benchmark": "vbench",
+    }  # fmt: skip
+    text = tables._RENDER["vbench"](result)
+    assert "| vcut, c=17 |  |  |  | 12.35 |" in text or "| vcut, c=17 |  |  |  | 12.34 |" in text
+    assert "| the paper | 95.48 | 96.49 | 98.04 | 57.80 |" in text
+    assert vbench.table(result).row_count == 2
+
+
+def test_the_worker_imports_nothing_of_this_project() -> None:
+    import subprocess
+
+    worker = Path(vbench_scores.__file__).with_name("vbench_worker.py")
+    command = [sys.executable, "-S", "-I", str(worker), json.dumps(["json", "vcut_bench"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ})
+    assert json.loads(done.stdout) == ["vcut_bench"]
