@@ -1,192 +1,179 @@
-"""Latency of a bundle, stage by stage, beside diffusers' step loop on the same device, eager and compiled.
+"""How long a video takes, stage by stage and step by step, beside the peers, and how far that is from the limit.
 
-    python -m vcut_bench.latency BUNDLE [--backend auto] [--repeats 5] [--peers] [--json FILE]
+    vcut bench latency BUNDLE [--cut-steps none,10,17,20] [--peers all] [--repeats 5]
 
-Every configuration runs in a process of its own, so that none finds its memory or threads taken, after one run that
-does not count. Diffusers' UNet has the bundle's architecture, size and precision and random weights, which cost what
-trained ones cost; timed are its 25 guided steps with guidance and scheduler, the loop that both of VCUT's stages stand
-for. On a GPU the times are CUDA events' or end with a synchronisation.
+Each side loads in a process of its own that stays alive and rests until it is asked (``worker``). Then the
+configurations take turns, one video each, and every turn begins with another one: what slows the machine for a while
+slows all alike, and a turn's ratios compare neighbours in time. Runs before the first turn do not count. Peers get the
+same image, latents and noise, threads, sizes and steps; beside its time stands how far each one's frames are from
+diffusers' own.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import statistics
-import subprocess
-import sys
-import time
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from vcut_bench import roofline
 from vcut_bench.machine import provenance, save
+from vcut_bench.peers import OURS, PEERS, ROOFLINE, Job, choose_reference
+from vcut_bench.turns import STAGES, Configuration, Contest, Open, Progress, step_loop, summarize
+from vcut_bench.worker import Worker
+from vcut_runtime import open_bundle
+from vcut_runtime.backends import choose
+from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.manifest import Manifest
+from vcut_runtime.schedule import check_cut_step
+from vcut_runtime.terminal import JSON, QUIET
 
-DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-CONFIGURATIONS = {
-    "vcut": "vcut, cut at the bundle's step",
-    "vcut never cut": "vcut, never cut",
-    "diffusers": "diffusers, eager",
-    "diffusers compiled": "diffusers, torch.compile",
-}
+BASELINE = "diffusers"
 
 
-def measure_vcut(bundle: Path, backend: str, repeats: int, never_cut: bool) -> dict[str, Any]:
-    """Return seconds by stage of ``repeats`` videos, and what ran them."""
-    from vcut_runtime import Pipeline
+def measure(
+    bundle: str | Path,
+    *,
+    backend: str = "auto",
+    cut_steps: Sequence[int | None] | None = None,
+    peers: str | Sequence[str] = "all",
+    repeats: int = 5,
+    warm_up: int = 1,
+    threads: int | None = None,
+    reference: str | None = None,
+    image: str | Path | None = None,
+    progress: Progress = lambda stage, done, total: None,
+    open_worker: Open | None = None,
+) -> dict[str, Any]:
+    """Time videos of a bundle and of its peers, in turns.
 
-    pipeline = Pipeline.load(bundle, backend)
-    image = np.random.default_rng(0).random((pipeline.manifest.height, pipeline.manifest.width, 3))
-    options: dict[str, Any] = {"seed": 0, **({"cut_step": None} if never_cut else {})}
-    first = pipeline(image, **options).timings
-    start = time.perf_counter()
-    videos = [pipeline(image, **options) for _ in range(repeats)]
-    wall = (time.perf_counter() - start) / repeats
-    stages = {stage: [video.timings.get(stage, 0.0) for video in videos] for stage in videos[0].timings}
-    loops = [v.timings.get("semantic_binding", 0.0) + v.timings.get("quality_improvement", 0.0) for v in videos]
-    return {
-        "backend": pipeline.backend.name,
-        "notes": pipeline.backend.notes,
-        "first_video": dict(first),
-        "stages": stages,
-        "step_loop": loops,
-        "video": wall,
-        "peak_device_memory_bytes": videos[-1].peak_memory,
-    }
+    Args:
+        bundle: its folder.
+        backend: that runs it, as ``vcut run`` takes it.
+        cut_steps: first quality improvement steps to time, None never cuts; the bundle's own and None by default. The
+            first one is what the peers are compared with, and the one that ``diffusers-vcut`` cuts at.
+        peers: names from :data:`vcut_bench.peers.PEERS`, ``all`` or ``none``.
+        repeats: videos of each configuration that count.
+        warm_up: videos of each configuration that do not.
+        threads: CPU threads of every side; as many as this process may use by default.
+        reference: the checkpoint that the bundle was made from; what its manifest names by default, and where that is
+            not to be had, random weights, which take as long.
+        image: a photograph; a smooth random image by default.
+        progress: called with what is done, done and total.
+        open_worker: opens a side; a process by default.
 
+    Returns:
+        Provenance, ``roofline`` (MACs per second) and ``configurations`` by name: seconds of ``video``, ``step_loop``,
+        each stage and a step of each stage (median, 95th percentile, spread and all values), peak memory in bytes,
+        ``psnr`` against diffusers in dB (100 is equal), the ratios of each turn, ``roofline_share``; or ``skipped``.
 
-def measure_diffusers(manifest: Manifest, repeats: int, compiled: bool) -> dict[str, Any]:
-    """Return the seconds of diffusers' loop of guided steps over a UNet of the bundle's architecture."""
-    import torch
-    from diffusers import EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype: torch.dtype = getattr(torch, DTYPES[manifest.precision])
-    torch.manual_seed(0)
-    configs = manifest.model.configs
-    with torch.device(device):
-        unet: Any = UNetSpatioTemporalConditionModel.from_config(configs["unet"])
-    unet = unet.to(dtype).eval()
-    call = torch.compile(unet, mode="max-autotune" if device == "cuda" else None) if compiled else unet
-    scheduler: Any = EulerDiscreteScheduler.from_config(configs["scheduler"])
-    channels, height, width = manifest.latent_shape
-    cross = configs["unet"].get("cross_attention_dim", 1024)
-    embedding = torch.randn(2, 1, cross if isinstance(cross, int) else cross[0], device=device, dtype=dtype)
-    image = torch.randn(2, manifest.frames, channels, height, width, device=device, dtype=dtype)
-    ids = torch.tensor([[6.0, 127.0, 0.02]] * 2, device=device, dtype=dtype)
-    guidance = torch.linspace(manifest.guidance.min, manifest.guidance.max, manifest.frames, device=device, dtype=dtype)
-    guidance = guidance.reshape(1, -1, 1, 1, 1)
-
-    @torch.no_grad()
-    def loop() -> float:
-        scheduler.set_timesteps(manifest.steps, device=device)
-        latents = torch.randn(1, manifest.frames, channels, height, width, device=device, dtype=dtype)
-        latents = latents * scheduler.init_noise_sigma
-        _synchronize(device)
-        start = time.perf_counter()
-        for step in scheduler.timesteps:
-            both = scheduler.scale_model_input(torch.cat([latents] * 2), step)
-            noise = call(torch.cat([both, image], dim=2), step, embedding, ids, return_dict=False)[0]
-            unconditional, conditional = noise.chunk(2)
-            noise = unconditional + guidance * (conditional - unconditional)
-            latents = scheduler.step(noise, step, latents)[0]
-        _synchronize(device)
-        return time.perf_counter() - start
-
-    first = loop()
-    loops = [loop() for _ in range(repeats)]
-    memory = torch.cuda.max_memory_reserved() if device == "cuda" else None
-    return {"backend": f"torch {device}", "first_loop": first, "step_loop": loops, "peak_device_memory_bytes": memory}
-
-
-def measure(bundle: Path, backend: str, repeats: int, peers: bool, show: Any) -> dict[str, Any]:
-    """Run every configuration and return everything measured; one that cannot run says why."""
-    from vcut_runtime import open_bundle
-
-    manifest = open_bundle(bundle, hashes=False).manifest
-    names = [name for name in CONFIGURATIONS if peers or name.startswith("vcut")]
-    results: dict[str, Any] = {}
-    for name in names:
-        with show(name):
-            command = [sys.executable, "-m", "vcut_bench.latency", str(bundle), "--backend", backend]
-            done = subprocess.run(
-                [*command, "--repeats", str(repeats), "--one", name], capture_output=True, text=True, check=False
-            )
-        if done.returncode:
-            lines = done.stderr.strip().splitlines()
-            results[name] = {"skipped": lines[-1] if lines else f"exit code {done.returncode}"}
-        else:
-            results[name] = json.loads(done.stdout.splitlines()[-1])
-            results[name]["median_step_loop"] = statistics.median(results[name]["step_loop"])
-    ours = results["vcut"].get("median_step_loop")
+    Raises:
+        UsageError: an option is impossible, or the backend cannot run here.
+        VcutError: the bundle's own side failed.
+    """
+    opened = open_bundle(bundle, hashes=False)
+    manifest = opened.manifest
+    if repeats < 1 or warm_up < 1:
+        raise UsageError("--repeats and the warm-up must be at least 1")
+    chosen = choose(opened, backend).name
+    cuts = _cuts(manifest, cut_steps)
+    names = choose_peers(peers)
+    threads = _usable_cpus() if threads is None else threads
+    job = Job(
+        side=OURS,
+        bundle=str(opened.root),
+        backend=chosen,
+        threads=threads,
+        cut_step=cuts[0],
+        reference=reference,
+        image=None if image is None else str(image),
+    )
+    ref, lacking = choose_reference(manifest, reference) if names else (None, None)
+    rows = configurations(manifest, cuts, names)
+    contest = Contest(list(rows), progress)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vcut-latency-")))
+        stack.callback(contest.close)
+        sides = [*dict.fromkeys(row.side for row in rows), ROOFLINE]
+        contest.open(job, sides, open_worker or (lambda one: Worker(asdict(one), one.threads)))
+        first = contest.warm_up(warm_up, folder)
+        turns = contest.take_turns(repeats)
+        limit = contest.limit(ROOFLINE, repeats)
+        psnr = {name: _psnr(folder, name) for name in turns if not (name.startswith(OURS) and lacking)}
+    macs = roofline.macs_per_step(manifest) if limit else {}
+    found = {}
+    for row in rows:
+        if row.name not in turns:
+            found[row.name] = {"title": row.title, "skipped": contest.skipped[row.side]}
+            continue
+        found[row.name] = {
+            "title": row.title,
+            **_about(row),
+            **contest.workers[row.side].facts,
+            "first_video": first[row.name],
+            "psnr": psnr.get(row.name),
+            **summarize(turns[row.name]),
+            **_share(row, turns[row.name], macs, limit),
+        }
+    _compare(found, turns, rows[0].name)
     return {
         "benchmark": "latency",
-        **provenance("vcut_bench.latency"),
-        "device": _device(),
+        **provenance("vcut bench latency"),
+        "device": device(),
         "model": manifest.model.id + (", random weights" if manifest.model.random_weights else ""),
         "shape": {"frames": manifest.frames, "height": manifest.height, "width": manifest.width},
         "precision": manifest.precision,
+        "tca": manifest.tca,
         "steps": manifest.steps,
-        "cut_step": manifest.cut_step,
+        "cut_step": cuts[0],
+        "backend": chosen,
+        "threads": threads,
         "repeats": repeats,
-        "configurations": results,
-        "speedup_over": {
-            name: result["median_step_loop"] / ours
-            for name, result in results.items()
-            if ours and "median_step_loop" in result
-        },
+        "warm_up": warm_up,
+        "reference": None if ref is None else ref.describe(),
+        "reference_weights": f"random: {lacking}" if lacking else "the bundle's",
+        "roofline": {"macs_per_step": macs, "macs_per_second": limit, "skipped": contest.skipped.get(ROOFLINE)},
+        "configurations": found,
     }
 
 
-def main(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
-    backend: Annotated[str, typer.Option(help="Of vcut; as vcut run takes it.")] = "auto",
-    repeats: Annotated[int, typer.Option(min=1, help="Videos, or loops, per configuration.")] = 5,
-    peers: Annotated[bool, typer.Option("--peers", help="Diffusers too.")] = False,
-    output: Annotated[str | None, typer.Option("--json", help="Write the result here; - prints it.")] = None,
-    one: Annotated[str | None, typer.Option(hidden=True)] = None,
-) -> None:
-    """Measure how long a video takes."""
-    from vcut_runtime import open_bundle
-    from vcut_runtime.terminal import print_json, stages
-
-    if one is not None:
-        if one.startswith("vcut"):
-            result = measure_vcut(bundle, backend, repeats, one == "vcut never cut")
-        else:
-            manifest = open_bundle(bundle, hashes=False).manifest
-            result = measure_diffusers(manifest, repeats, one == "diffusers compiled")
-        print(json.dumps(result))
-        return
-    with stages(quiet=False) as show:
-        result = measure(bundle, backend, repeats, peers, show)
-    table = Table("configuration", "step loop, median s", "vcut is faster by")
-    for name, found in result["configurations"].items():
-        if "skipped" in found:
-            table.add_row(CONFIGURATIONS[name], "", found["skipped"])
-        else:
-            ratio = result["speedup_over"].get(name)
-            table.add_row(CONFIGURATIONS[name], f"{found['median_step_loop']:.3f}", f"{ratio:.2f} x" if ratio else "")
-    Console(stderr=True).print(table)
-    if output == "-":
-        print_json(result)
-    elif output is not None:
-        save(result, Path(output))
+def configurations(manifest: Manifest, cut_steps: Sequence[int], peers: Sequence[str]) -> list[Configuration]:
+    """Return all rows of a result, ours first."""
+    rows = []
+    for cut in cut_steps:
+        never = cut > manifest.steps
+        guided, rest = cut - 1, manifest.steps - cut + 1
+        title = f"{OURS}, never cut: {guided} guided steps" if never else f"{OURS}, c={cut}: {guided} guided + {rest}"
+        rows.append(Configuration(f"{OURS} c={'none' if never else cut}", title, OURS, {"cut_step": cut}))
+    return [*rows, *(Configuration(name, PEERS[name].title, name, {}) for name in peers)]
 
 
-def _synchronize(device: str) -> None:
-    import torch
+def choose_peers(peers: str | Sequence[str]) -> list[str]:
+    """Return the names of peers to run.
 
-    if device == "cuda":
-        torch.cuda.synchronize()
+    Raises:
+        UsageError: there is no such peer.
+    """
+    words = [word.strip() for word in peers.split(",") if word.strip()] if isinstance(peers, str) else list(peers)
+    if words == ["all"]:
+        return list(PEERS)
+    if words == ["none"]:
+        return []
+    if unknown := [word for word in words if word not in PEERS]:
+        raise UsageError(f"unknown --peers {unknown[0]!r}: choose all, none, or from {', '.join(PEERS)}")
+    return list(dict.fromkeys(words))
 
 
-def _device() -> str:
-    from vcut_runtime import VcutError
+def device() -> str:
+    """Return what computes: the GPU where there is one, else the CPU."""
     from vcut_runtime.cuda import Cuda
 
     try:
@@ -196,9 +183,149 @@ def _device() -> str:
     return f"{cuda.name}, compute capability {cuda.compute_capability}, driver for CUDA {cuda.driver}"
 
 
-if __name__ == "__main__":
-    from vcut_runtime.terminal import run_app
+def table(result: Mapping[str, Any]) -> list[Any]:
+    """Return what the terminal shows: times and ratios, then what each stage takes."""
+    shape = result["shape"]
+    size = f"{shape['frames']} frames of {shape['height']}x{shape['width']}, {result['precision']}"
+    title = f"{result['model']}, {size}; {result['backend']}; {result['device']}, {result['threads']} threads"
+    main = Table(title=title, title_justify="left")
+    main.add_column("")
+    for column in ("step loop", "p95", "spread", "speed-up", "video", "PSNR", "memory", "of the limit"):
+        main.add_column(column, justify="right", no_wrap=True)
+    stages = Table(title="Seconds by stage, and of a step", title_justify="left")
+    for column in ("", *(stage.replace("_", " ") for stage in STAGES), "guided step", "cond. step"):
+        stages.add_column(column, justify="right" if column else "left")
+    notes = []
+    for found in result["configurations"].values():
+        if "skipped" in found:
+            notes.append(f"{found['title']}: skipped, {found['skipped']}")
+            continue
+        main.add_row(*cells(found))
+        steps = [found["steps"].get(stage, {}).get("median") for stage in STAGES[1:3]]
+        medians = [found["stages"].get(stage, {}).get("median") for stage in STAGES]
+        stages.add_row(found["title"], *("" if value is None else f"{value:.3f}" for value in (*medians, *steps)))
+    return [main, stages, *notes]
 
-    _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    _app.command()(main)
-    run_app(_app, "vcut_bench.latency")
+
+def cells(found: Mapping[str, Any]) -> list[str]:
+    """Return a configuration's title and figures as words."""
+    loop, speedup, share = found["step_loop"], found.get("speedup_over_diffusers"), found.get("roofline_share")
+    memory = found["peak_device_memory_bytes"] or found["peak_host_memory_bytes"]
+    psnr = found["psnr"]
+    return [
+        found["title"],
+        f"{loop['median']:.2f} s",
+        f"{loop['p95']:.2f} s",
+        f"{100 * loop['spread']:.0f} %",
+        "" if speedup is None else f"{speedup['median']:.2f} x",
+        f"{found['video']['median']:.2f} s",
+        "" if psnr is None else "equal" if psnr >= 100 else f"{psnr:.1f} dB",
+        f"{memory / 1e9:.2f} GB",
+        "" if share is None else f"{100 * share:.0f} %",
+    ]
+
+
+def latency_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
+    backend: Annotated[str, typer.Option(help="Of vcut; as vcut run takes it.")] = "auto",
+    cut_steps: Annotated[
+        str | None, typer.Option(help="Of vcut, such as none,10,17,20. [default: the bundle's, and none]")
+    ] = None,
+    peers: Annotated[str, typer.Option(help=f"all, none, or from: {', '.join(PEERS)}.")] = "all",
+    repeats: Annotated[int, typer.Option(min=1, help="Videos of each that count.")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of every side. [default: all]")] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint that the bundle was made from. [default: the bundle's, or random weights]"),
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="A photograph. [default: smooth random colours]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result here too, as JSON.")] = None,
+    json: Annotated[bool, JSON] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Time videos, stage by stage, in turns with diffusers, torch.compile, DeepCache, T-GATE and unfolded engines."""
+    from vcut_runtime.terminal import print_json, progress_bars, stdout
+
+    with progress_bars(quiet or json) as progress:
+        result = measure(
+            bundle,
+            backend=backend,
+            cut_steps=None if cut_steps is None else parse_cut_steps(cut_steps),
+            peers=peers,
+            repeats=repeats,
+            threads=threads,
+            reference=reference,
+            image=image,
+            progress=progress,
+        )
+    if output is not None:
+        save(result, output)
+    if json:
+        print_json(result)
+        return
+    for part in table(result):
+        stdout.print(part, soft_wrap=True, markup=False)
+
+
+def parse_cut_steps(text: str) -> list[int | None]:
+    """Return ``none,10,17`` as numbers and None.
+
+    Raises:
+        UsageError: it is no such list.
+    """
+    from vcut_runtime.cli import parse_cut_step
+
+    return [parse_cut_step(word.strip()) for word in text.split(",") if word.strip()]
+
+
+def _cuts(manifest: Manifest, cut_steps: Sequence[int | None] | None) -> list[int]:
+    """Cut steps as numbers, the bundle's own first where it is among them."""
+    wanted = [manifest.cut_step, None] if cut_steps is None else list(cut_steps)
+    found = list(dict.fromkeys(check_cut_step(cut, manifest.steps) for cut in wanted))
+    if not found:
+        raise UsageError("--cut-steps names none: give some, such as none,10,17,20")
+    return sorted(found, key=lambda cut: cut != manifest.cut_step)
+
+
+def _about(row: Configuration) -> dict[str, Any]:
+    if row.side == OURS:
+        return {}
+    peer = PEERS[row.side]
+    return {"exact": peer.exact, "how": peer.how}
+
+
+def _psnr(folder: Path, name: str) -> float | None:
+    """PSNR of a configuration's frames against diffusers', where both are there."""
+    from vcut_bench.metrics import psnr
+
+    with suppress(OSError):
+        return psnr(np.load(folder / f"{name}.npy"), np.load(folder / f"{BASELINE}.npy"))
+    return None
+
+
+def _share(
+    row: Configuration, turns: Sequence[Mapping[str, Any]], macs: Mapping[str, Any], limit: Mapping[str, float]
+) -> dict[str, float]:
+    """The share of the limit, for what does all of its network's work in each step; caches do less."""
+    network = "vcut" if row.side == OURS else "original"
+    caches = row.side.startswith(("deepcache", "tgate"))
+    if caches or network not in macs or not limit:
+        return {}
+    seconds = statistics.median(step_loop(turn) for turn in turns)
+    return {"roofline_share": roofline.share(macs[network], turns[0]["steps"], seconds, max(limit.values()))}
+
+
+def _compare(found: dict[str, Any], turns: Mapping[str, Sequence[Mapping[str, Any]]], ours: str) -> None:
+    """Enter each configuration's ratios: over diffusers, and how much longer than our first it takes."""
+    for key, base, inverse in (("speedup_over_diffusers", BASELINE, False), ("vcut_is_faster_by", ours, True)):
+        for name in turns if base in turns else ():
+            pairs = zip(turns[base], turns[name], strict=True)
+            ratios = [step_loop(b) / step_loop(a) if inverse else step_loop(a) / step_loop(b) for a, b in pairs]
+            found[name][key] = {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+
+
+def _usable_cpus() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1

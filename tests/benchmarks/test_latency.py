@@ -1,45 +1,199 @@
-"""The latency benchmark runs every side and counts the step loop."""
+"""The latency benchmark: turns, statistics, ratios and reasons with stand-ins for workers, and once for real."""
 
 from __future__ import annotations
 
-import contextlib
+import json
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from vcut_bench import latency
-from vcut_runtime import open_bundle
+from vcut_bench import latency, roofline, turns
+from vcut_bench.peers import PEERS, Job
+from vcut_runtime import UsageError, VcutError
 
-
-def test_stages_and_loop_of_vcut(small_bundle: Path) -> None:
-    found = latency.measure_vcut(small_bundle, "onnxruntime-cpu", repeats=2, never_cut=False)
-    assert found["backend"] == "onnxruntime-cpu"
-    stages = found["stages"]
-    assert found["step_loop"] == [
-        a + b for a, b in zip(stages["semantic_binding"], stages["quality_improvement"], strict=False)
-    ]
-    assert len(found["step_loop"]) == 2
-    assert "quality_improvement" not in latency.measure_vcut(small_bundle, "onnxruntime-cpu", 1, True)["stages"]
+SECONDS = {"vcut": 1.0, "diffusers": 3.0, "deepcache": 2.0}
+MACS = {"semantic_binding": 200, "quality_improvement": 100}
 
 
-def test_diffusers_takes_every_step_guided(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffusers import UNetSpatioTemporalConditionModel
+class FakeWorker:
+    """Answers at once with times that grow from turn to turn, the same for all: a machine that slows down."""
 
-    batches: list[int] = []
-    forward = UNetSpatioTemporalConditionModel.forward
-    monkeypatch.setattr(
-        UNetSpatioTemporalConditionModel,
-        "forward",
-        lambda self, sample, *args, **kwargs: (batches.append(len(sample)), forward(self, sample, *args, **kwargs))[1],
-    )
-    manifest = open_bundle(small_bundle, hashes=False).manifest
-    found = latency.measure_diffusers(manifest, 1, compiled=False)
-    assert batches == [2] * (2 * manifest.steps)
-    assert found["step_loop"][0] > 0
+    log: list[tuple[str, Any]]
+
+    def __init__(self, job: Job, log: list[Any]) -> None:
+        self.side, self.log, self.runs = job.side, log, 0
+        self.facts = {"backend": f"fake {job.side}", "precision": "fp32"}
+
+    def ask(self, what: str, *, options: dict[str, Any], frames: str | None) -> dict[str, Any]:
+        assert what == "run"
+        self.log.append((self.side, options.get("cut_step")))
+        self.runs += 1
+        if self.side == "roofline":
+            return {"macs_per_second": {"matmul": 1000.0 * self.runs, "convolution": 500.0}}
+        if frames is not None:
+            level = {"vcut": 1, "diffusers": 0, "deepcache": 16}[self.side]
+            np.save(frames, np.full((2, 4, 4, 3), level, np.uint8))
+        slow = 1.0 + 0.5 * sum(1 for side, _ in self.log if side == "diffusers")
+        guided = options.get("cut_step", 5) - 1
+        loop = SECONDS[self.side] * slow
+        stages = {"condition": 0.5, "semantic_binding": loop, "decode": 0.25}
+        steps = {"semantic_binding": guided}
+        if guided < 4:
+            stages = {**stages, "semantic_binding": loop * 0.75, "quality_improvement": loop * 0.25}
+            steps["quality_improvement"] = 4 - guided
+        return {
+            "stages": stages,
+            "steps": steps,
+            "video": loop + 0.75,
+            "peak_device_memory_bytes": None,
+            "peak_host_memory_bytes": 1000 + self.runs,
+        }
+
+    def close(self) -> None:
+        self.log.append((self.side, "closed"))
 
 
-def test_a_side_that_cannot_run_says_why(small_bundle: Path) -> None:
-    result = latency.measure(small_bundle, "tensorrt", 1, False, lambda name: contextlib.nullcontext())
-    assert set(result["configurations"]) == {"vcut", "vcut never cut"}
-    assert "no tensorrt engines" in result["configurations"]["vcut"]["skipped"]
-    assert result["speedup_over"] == {}
+def measure(bundle: Path, log: list[Any], open_worker: Callable[[Job], Any] | None = None, **options: Any) -> Any:
+    options = {"peers": "diffusers,deepcache", "repeats": 3, "backend": "onnxruntime-cpu", **options}
+    opener = open_worker or (lambda job: FakeWorker(job, log))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roofline, "macs_per_step", lambda manifest: {"vcut": MACS, "original": MACS})
+        return latency.measure(bundle, open_worker=opener, **options)
+
+
+def test_statistics_of_known_values() -> None:
+    found = turns.statistics_of([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert found["median"] == 3.0
+    assert found["p95"] == pytest.approx(80.8)  # linear between the 4th and the 5th
+    assert found["spread"] == pytest.approx((4.0 - 2.0) / 3.0)
+    assert turns.statistics_of([2.0])["p95"] == 2.0
+
+
+def test_each_turn_has_everybody_once_and_begins_differently() -> None:
+    orders = [turns.turn_order(4, turn) for turn in range(4)]
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert [order[0] for order in orders] == [0, 1, 2, 3]
+    followers = {(a, b) for order in orders for a, b in pairwise(order)}
+    assert {(0, 1), (1, 0)} <= followers  # nobody always comes after the same one
+
+
+def test_configurations_take_turns_and_ratios_are_of_neighbours(small_bundle: Path) -> None:
+    log: list[Any] = []
+    result = measure(small_bundle, log)
+    runs = [entry for entry in log if entry[1] != "closed"]
+    count = 4  # vcut cut and uncut, diffusers, deepcache
+    assert runs[:count] == [("vcut", 3), ("vcut", 5), ("diffusers", None), ("deepcache", None)]  # the warm-up
+    for turn in range(3):
+        assert sorted(map(str, runs[count * (turn + 1) : count * (turn + 2)])) == sorted(map(str, runs[:count]))
+    assert [side for side, what in log if what == "closed"] == ["vcut", "diffusers", "deepcache", "roofline"]
+
+    found = result["configurations"]
+    assert list(found) == ["vcut c=3", "vcut c=none", "diffusers", "deepcache"]
+    ours, theirs = found["vcut c=3"], found["diffusers"]
+    assert theirs["speedup_over_diffusers"] == {"median": 1.0, "range": [1.0, 1.0]}
+    assert 2.0 < ours["speedup_over_diffusers"]["median"] < 4.5
+    assert theirs["vcut_is_faster_by"]["median"] == pytest.approx(ours["speedup_over_diffusers"]["median"])
+    assert len(ours["step_loop"]["values"]) == 3
+    guided, conditional = ours["steps"]["semantic_binding"], ours["steps"]["quality_improvement"]
+    assert guided["count"] == conditional["count"] == 2
+    assert guided["median"] == pytest.approx(3 * conditional["median"])
+    assert ours["video"]["median"] == pytest.approx(ours["step_loop"]["median"] + 0.75)
+    assert theirs["peak_host_memory_bytes"] == 1004  # of its last video
+    assert theirs["psnr"] == 100.0
+    assert ours["psnr"] is None  # whose weights are not at hand
+    assert found["deepcache"]["psnr"] == pytest.approx(20 * np.log10(255 / 16))
+    limit = result["roofline"]["macs_per_second"]
+    assert limit == {"matmul": 3000.0, "convolution": 500.0}
+    assert theirs["roofline_share"] == pytest.approx(4 * 200 / theirs["step_loop"]["median"] / 3000)
+    assert "roofline_share" not in found["deepcache"]
+
+
+def test_cut_steps_are_swept_and_the_bundle_s_comes_first(small_bundle: Path, small_checkpoint: Path) -> None:
+    log: list[Any] = []
+    result = measure(small_bundle, log, cut_steps=[None, 2, 3], peers="diffusers", reference=str(small_checkpoint))
+    assert list(result["configurations"]) == ["vcut c=3", "vcut c=none", "vcut c=2", "diffusers"]
+    assert result["configurations"]["vcut c=2"]["psnr"] == pytest.approx(20 * np.log10(255))
+    assert result["reference_weights"] == "the bundle's"
+    with pytest.raises(UsageError, match="cut step 9"):
+        measure(small_bundle, log, cut_steps=[9])
+
+
+def test_a_peer_that_does_not_open_or_fails_is_skipped_with_the_reason(small_bundle: Path) -> None:
+    log: list[Any] = []
+
+    class Fails(FakeWorker):
+        def ask(self, what: str, **content: Any) -> dict[str, Any]:
+            if self.runs == 2:
+                raise VcutError("its process ended with exit code 1: boom\nmore")
+            return super().ask(what, **content)
+
+    def opener(job: Job) -> FakeWorker:
+        if job.side == "tgate":
+            raise UsageError("tgate is not installed: pip install --no-deps tgate")
+        return (Fails if job.side == "deepcache" else FakeWorker)(job, log)
+
+    result = measure(small_bundle, log, opener, peers="diffusers,deepcache,tgate")
+    found = result["configurations"]
+    assert found["tgate"] == {"title": "T-GATE", "skipped": "tgate is not installed: pip install --no-deps tgate"}
+    assert found["deepcache"]["skipped"] == "its process ended with exit code 1: boom"
+    assert len(found["diffusers"]["video"]["values"]) == 3
+    assert sum(side == "deepcache" and what != "closed" for side, what in log) == 2
+    words = "\n".join(str(part) for part in latency.table(result) if isinstance(part, str))
+    assert "T-GATE: skipped, tgate is not installed" in words
+
+
+def test_our_own_failure_ends_the_benchmark_and_every_process(small_bundle: Path) -> None:
+    log: list[Any] = []
+
+    class Fails(FakeWorker):
+        def ask(self, what: str, **content: Any) -> dict[str, Any]:
+            raise VcutError("ONNX Runtime failed")
+
+    def opener(job: Job) -> FakeWorker:
+        return (Fails if job.side == "vcut" else FakeWorker)(job, log)
+
+    with pytest.raises(VcutError, match="ONNX Runtime failed"):
+        measure(small_bundle, log, opener)
+    assert [what for _, what in log] == ["closed"] * 4
+
+
+def test_impossible_options_are_refused_before_anything_opens(small_bundle: Path) -> None:
+    def opener(job: Job) -> Any:
+        raise AssertionError
+
+    for options, words in (
+        ({"peers": "diffusers,nobody"}, "unknown --peers 'nobody'"),
+        ({"repeats": 0}, "repeats"),
+        ({"backend": "tensorrt"}, "no tensorrt engines"),
+        ({"cut_steps": []}, "names none"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            measure(small_bundle, [], opener, **options)
+    assert latency.choose_peers("all") == list(PEERS)
+    assert latency.choose_peers("none") == []
+
+
+def test_one_real_run_through_the_command(small_bundle: Path, tmp_path: Path) -> None:
+    """Two processes: ours, and the roofline's."""
+    app = typer.Typer()
+    app.command()(latency.latency_command)
+    output = tmp_path / "results" / "latency.json"
+    options = ["--peers", "none", "--repeats", "1", "--threads", "1", "--cut-steps", "none,3", "--json"]
+    done = CliRunner().invoke(app, [str(small_bundle), *options, "-o", str(output)])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result == json.loads(output.read_text())
+    assert result["command"].startswith("vcut bench latency")
+    assert list(result["configurations"]) == ["vcut c=3", "vcut c=none"]
+    for found in result["configurations"].values():
+        assert found["backend"] == "onnxruntime-cpu"
+        assert found["step_loop"]["median"] > 0
+        assert 0 < found["roofline_share"] < 1
+        assert 20e6 < found["peak_host_memory_bytes"] < 4e9
+    assert len(latency.table(result)) == 2

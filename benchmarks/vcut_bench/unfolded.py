@@ -1,0 +1,171 @@
+"""The unmodified UNet as an ONNX graph, and as a TensorRT engine, in the place of diffusers' own: the fair peer.
+
+It is what NVIDIA's demo and optimum build. It goes through this project's exporter and clean-up, so that what is left
+between it and a bundle is folding, the schedule, and the step loop inside the graph.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vcut_bench.reference import Reference
+from vcut_runtime.errors import UsageError, VcutError
+from vcut_runtime.machine import first_line
+from vcut_runtime.manifest import EngineLibrary, TensorSpec
+
+if TYPE_CHECKING:
+    from vcut_bench.peers import Job
+
+Run = Callable[[Mapping[str, Any], Any], None]  # inputs by name and output, torch tensors on the device
+
+
+def replace_unet(pipeline: Any, job: Job, reference: Reference, library: str) -> dict[str, Any]:
+    """Export the pipeline's UNet, give its weights up, and call the graph from then on; return facts for the result.
+
+    Args:
+        pipeline: diffusers', loaded.
+        job: whose backend says which TensorRT.
+        reference: what is compared with.
+        library: ``onnxruntime`` or ``tensorrt``.
+
+    Raises:
+        VcutError: the library cannot run it here.
+    """
+    import torch
+
+    engine = _tensorrt_library(job.backend, reference) if library == "tensorrt" else None
+    unet = pipeline.unet
+    with tempfile.TemporaryDirectory(prefix="vcut-unfolded-") as name:
+        path = export_unet(unet, reference, Path(name))
+        unet.to("meta")
+        if engine is None:
+            run, facts = _onnxruntime(path, reference.device, job.threads)
+        else:
+            run, facts = _tensorrt(path, engine, reference)
+    channels, height, width = reference.manifest.latent_shape
+    shape = (2, reference.manifest.frames, channels, height, width)
+    output = torch.empty(shape, dtype=torch.float32, device=reference.device)
+
+    def forward(sample: Any, timestep: Any, encoder_hidden_states: Any, added_time_ids: Any, **_: Any) -> Any:
+        inputs = {
+            "sample": sample,
+            "timestep": timestep.reshape(1),
+            "encoder_hidden_states": encoder_hidden_states,
+            "added_time_ids": added_time_ids,
+        }
+        run({name: value.to(reference.device, torch.float32).contiguous() for name, value in inputs.items()}, output)
+        return (output.to(sample.dtype),)
+
+    unet.forward = forward
+    return facts
+
+
+def export_unet(unet: Any, reference: Reference, folder: Path) -> Path:
+    """Write ``unet`` unmodified as an ONNX graph with float32 inputs and output, and return its path."""
+    import torch
+
+    from vcut_export.onnx_files import write_graph, write_weights
+    from vcut_export.tracing import GraphSpec, trace
+
+    class Plain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet = unet
+
+        def forward(self, sample: Any, timestep: Any, encoder_hidden_states: Any, added_time_ids: Any) -> Any:
+            tensors = (value.to(unet.dtype) for value in (encoder_hidden_states, added_time_ids))
+            return self.unet(sample.to(unet.dtype), timestep, *tensors, return_dict=False)[0].float()
+
+    inputs, outputs = _specs(unet, reference)
+    model = trace(Plain().eval(), GraphSpec("unet", inputs, outputs, for_cpu=reference.precision == "fp32"))
+    _, placed = write_weights([model], folder / "unet.weights")
+    about = {"vcut_version": "benchmark", "description": "diffusers' UNet, unmodified"}
+    write_graph(model, folder / "unet.onnx", placed, about)
+    return folder / "unet.onnx"
+
+
+def _specs(unet: Any, reference: Reference) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    channels, height, width = reference.manifest.latent_shape
+    frames, cross = reference.manifest.frames, unet.config.cross_attention_dim
+    shapes = {
+        "sample": (2, frames, 2 * channels, height, width),
+        "timestep": (1,),
+        "encoder_hidden_states": (2, 1, cross if isinstance(cross, int) else cross[0]),
+        "added_time_ids": (2, 3),
+    }
+    inputs = tuple(TensorSpec(name, "float32", shape) for name, shape in shapes.items())
+    return inputs, (TensorSpec("velocity", "float32", (2, frames, channels, height, width)),)
+
+
+def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, Any]]:
+    import numpy as np
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    wanted = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    if wanted not in ort.get_available_providers():
+        raise UsageError("ONNX Runtime has no CUDA: pip uninstall onnxruntime, then pip install onnxruntime-gpu")
+    providers = list(dict.fromkeys([wanted, "CPUExecutionProvider"]))
+    try:
+        session = ort.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise VcutError(f"ONNX Runtime cannot load the unfolded UNet: {first_line(error)}") from None
+
+    def run(inputs: Mapping[str, Any], output: Any) -> None:
+        binding = session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_input(name, device, 0, np.float32, tuple(value.shape), value.data_ptr())
+        binding.bind_output("velocity", device, 0, np.float32, tuple(output.shape), output.data_ptr())
+        session.run_with_iobinding(binding)
+
+    return run, {"backend": f"onnxruntime {device}"}
+
+
+def _tensorrt_library(backend: str, reference: Reference) -> EngineLibrary:
+    """The bundle's own TensorRT, or whichever is there."""
+    from vcut_runtime.tensorrt_library import is_installed
+
+    if reference.device != "cuda":
+        raise UsageError("no NVIDIA GPU is visible to torch: an engine can be built without one, not run")
+    if backend == "tensorrt" or backend == "tensorrt-rtx":
+        return backend
+    for name in ("tensorrt", "tensorrt-rtx"):
+        if is_installed(name):
+            return name
+    raise UsageError("no TensorRT is installed: pip install 'vcut[tensorrt]' or 'vcut[tensorrt-rtx]'")
+
+
+def _tensorrt(path: Path, library: EngineLibrary, reference: Reference) -> tuple[Run, dict[str, Any]]:
+    """Build an engine for this GPU and run it on torch's own memory and stream, as NVIDIA's demo does."""
+    import torch
+
+    from vcut_engines import choose_target
+    from vcut_engines.compile import Job, Recipe, compile_graph
+    from vcut_runtime.tensorrt_library import load_library
+
+    target = choose_target(library, "this", reference.manifest.precision)
+    assert not isinstance(target, str), target
+    recipe = Recipe(library, target.version, target.compute_capability, {}, tf32=reference.precision != "fp32")
+    files = {kind: path.with_suffix(f".{kind}") for kind in ("engine", "log")}
+    compile_graph(Job(recipe, "unet", str(path), str(files["engine"]), str(files["log"]), None), lambda *_: None)
+    loaded, errors = load_library(library), []
+    logger = loaded.logger(lambda severity, text: errors.append(text) if "ERROR" in severity else None)
+    runtime = loaded.module.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(files["engine"].read_bytes())
+    context = None if engine is None else engine.create_execution_context()
+    if context is None:
+        raise VcutError(f"{loaded.title} cannot load the unfolded UNet: {first_line(errors[-1] if errors else '')}")
+
+    def run(inputs: Mapping[str, Any], output: Any) -> None:
+        for name, value in {**inputs, "velocity": output}.items():
+            context.set_tensor_address(name, value.data_ptr())
+        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise VcutError(f"{loaded.title} failed in the unfolded UNet: {first_line(errors[-1] if errors else '')}")
+        run.keep = (runtime, engine, logger)  # pyright: ignore[reportFunctionMemberAccess]
+
+    return run, {"backend": loaded.title}
