@@ -36,10 +36,7 @@ def macs_command(
     width: Annotated[int | None, typer.Option(help="Pixels. [default: the model's]")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of the video. [default: the model's]")] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps of a video.")] = 25,
-    cut_step: Annotated[
-        list[str] | None,
-        typer.Option(help="First conditional step, or none; repeat for several. [default: none, 10, 17, 20]"),
-    ] = None,
+    cut_steps: Annotated[str, typer.Option(help="First conditional steps; none never cuts.")] = "none,10,17,20",
     tca: Annotated[str, typer.Option(help="Of vcut: remove or fold temporal cross-attention.")] = "remove",
     output: Annotated[Path | None, OUTPUT] = None,
     json: Annotated[bool, JSON] = False,
@@ -50,7 +47,7 @@ def macs_command(
 
     if by not in (None, "block", "kind"):
         raise UsageError(f"unknown --by {by!r}: choose block or kind")
-    cuts = macs.CUT_STEPS if not cut_step else [parse_cut_step(text) for text in cut_step]
+    cuts = [parse_cut_step(word.strip()) for word in cut_steps.split(",")]
     with stages(quiet or json) as show:
         result = macs.measure(
             model or (), height=height, width=width, frames=frames, steps=steps, cut_steps=cuts,
@@ -63,7 +60,7 @@ def macs_command(
 def memory_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
     backend: Annotated[str, typer.Option(help="Of vcut; as vcut run takes it.")] = "auto",
-    checkpoint: Annotated[
+    reference: Annotated[
         Path | None, typer.Option(help="The bundle's diffusers folder. [default: its architecture, random weights]")
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
@@ -78,7 +75,7 @@ def memory_command(
 
     with stages(quiet or json) as show:
         result = memory.measure(
-            bundle, backend=backend, checkpoint=checkpoint, threads=threads, peers=peers, build=build, show=show
+            bundle, backend=backend, reference=reference, threads=threads, peers=peers, build=build, show=show
         )
     _finish(result, memory.table(result), output, json)
 

@@ -32,7 +32,7 @@ def measure(
     bundle: str | Path,
     *,
     backend: str = "auto",
-    checkpoint: str | Path | None = None,
+    reference: str | Path | None = None,
     threads: int | None = None,
     peers: bool = True,
     build: bool = True,
@@ -43,7 +43,7 @@ def measure(
     Args:
         bundle: its folder.
         backend: that runs it, as ``vcut run`` takes it.
-        checkpoint: diffusers folder of the same model for its size on disk and for diffusers; random weights if None.
+        reference: diffusers folder of the same model for its size on disk and for diffusers; random weights if None.
         threads: of the CPU, for ``vcut run`` and diffusers.
         peers: run diffusers too.
         build: export the model again, without engines, into a temporary folder.
@@ -54,8 +54,8 @@ def measure(
     """
     root = Path(bundle)
     manifest = open_bundle(root, hashes=False).manifest
-    if checkpoint is not None and not (Path(checkpoint) / "unet").is_dir():
-        raise UsageError(f"{checkpoint} is no diffusers folder: give the folder that holds unet/ and vae/")
+    if reference is not None and not (Path(reference) / "unet").is_dir():
+        raise UsageError(f"{reference} is no diffusers folder: give the folder that holds unet/ and vae/")
     host: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="vcut-memory-") as name:
         folder = Path(name)
@@ -66,7 +66,7 @@ def measure(
             host["diffusers"] = {"skipped": "it is no smaller than what vcut cannot run here, and there is no GPU"}
         elif peers:
             with show("diffusers"):
-                given = _random_checkpoint(manifest, folder) if checkpoint is None else Path(checkpoint)
+                given = _random_checkpoint(manifest, folder) if reference is None else Path(reference)
                 host["diffusers"] = _diffusers(root, folder / "image.png", given, threads)
         if build:
             with show("vcut export"):
@@ -86,8 +86,8 @@ def measure(
             "graphs": sum(graph.bytes for graph in manifest.graphs.values()),
             "weights": {name: entry.bytes for name, entry in manifest.weights.items()},
             "engines": {target: sum(e.bytes for e in found.engines.values()) for target, found in _engines(manifest)},
-            "checkpoint": weights if checkpoint is None else _files(Path(checkpoint)),
-            "checkpoint_is": f"{manifest.precision}, from the architecture" if checkpoint is None else "its files",
+            "checkpoint": weights if reference is None else _files(Path(reference)),
+            "checkpoint_is": f"{manifest.precision}, from the architecture" if reference is None else "its files",
         },
         "host": host,
         "device_memory": {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from vcut_bench import macs, memory
+from vcut_bench import macs, memory, paper
 from vcut_bench.svg import COLOURS, Bar, Legend, Line, bar_chart, legend, line_chart
 
 Result = Mapping[str, Any]
@@ -57,9 +57,12 @@ def _latency(result: Result) -> Iterable[Plot]:
                  [(min(ours[cut][key]["values"]), max(ours[cut][key]["values"])) for cut in sorted(ours)])
             for key, name in (("step_loop", "step loop"), ("video", "whole video"))
         ]  # fmt: skip
+        theirs = _papers_latency(result)
+        if theirs:
+            lines.append(Line("the paper's whole video, NVIDIA A10", theirs))
         if baseline:
             lines.append(Line("diffusers, step loop", [(1, baseline["step_loop"]["median"])], reference=True))
-        ticks = {cut: _cut(cut, steps) for cut in sorted(ours)}
+        ticks = {cut: _cut(int(cut), steps) for cut in sorted({*ours, *(cut for cut, _ in theirs)})}
         chart = line_chart(
             lines, title="Seconds by cut step", x_label="cut step c", y_label="seconds", ticks=ticks, zero=True
         )
@@ -145,6 +148,16 @@ def _latency(result: Result) -> Iterable[Plot]:
         )
 
 
+def _papers_latency(result: Result) -> list[tuple[float, float]]:
+    """Table III's seconds by cut step where the result is of its size; its original model, never cut, comes last."""
+    shape, model = result["shape"], str(result["model"]).split(",")[0]
+    known = paper.paper().models.get(model)
+    if known is None or (shape["frames"], shape["height"], shape["width"]) != (known.frames, 576, 1024):
+        return []
+    cells = [(result["steps"] + 1 if c is None else c, paper.per_video(model, c)) for c in (17, 20, None)]
+    return [(cut, found.latency_s) for cut, found in cells if found is not None] if result["steps"] == 25 else []
+
+
 def _latency_row(row: Result) -> list[str]:
     from vcut_bench.latency import cells
 
@@ -212,13 +225,13 @@ def _macs(result: Result) -> Iterable[Plot]:
         seen.append(about)
         alike = [m["model"] for m in result["models"] if m["networks"] == model["networks"]]
         title, one = ", ".join(alike), {**result, "models": [model]}
-        paper = model["paper"].get("per_video", {})
+        theirs = model["paper"].get("per_video", {})
         bars = []
         for network, found in model["networks"].items():
             for cut, counted in found["per_video"].items():
                 if (network == "original") != (cut == "none"):
                     continue
-                mark = paper.get(cut)
+                mark = theirs.get(cut)
                 name = "original" if network == "original" else f"{macs.NETWORKS[network]}, c={cut}"
                 words = macs.number(counted["layers"], 1)
                 if mark is not None:
@@ -228,7 +241,7 @@ def _macs(result: Result) -> Iterable[Plot]:
         yield Plot(
             f"MACs of a video, {title}",
             "Linear and convolution layers, as the paper counts."
-            + (" Line and deviation: its Table III." if paper else ""),
+            + (" Line and deviation: its Table III." if theirs else ""),
             ["network", "cut step", "MACs", "the paper's", "with attention"],
             rows,
             [

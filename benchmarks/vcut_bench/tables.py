@@ -24,25 +24,30 @@ def fill(text: str, results: Path) -> str:
     return _TABLE.sub(table, text)
 
 
-def _step_loop(result: dict[str, Any]) -> str:
-    from vcut_bench.step_loop import CONFIGURATIONS
+def _latency(result: dict[str, Any]) -> str:
+    from vcut_bench.latency import cells
 
-    rows = ["| step loop | median | speed-up, median of turns | range |", "|---|---|---|---|"]
-    for name, words in CONFIGURATIONS.items():
-        low, high = result["speedup_range"][name]
-        median, speedup = result["median_seconds"][name], result["speedup_over_diffusers"][name]
-        rows.append(f"| {words} | {median:.2f} s | {speedup:.2f} x | {low:.2f} to {high:.2f} x |")
-    shape = result["shape"]
-    turns = len(next(iter(result["seconds"].values())))
-    return "\n".join(
-        [
-            *rows,
-            "",
-            _source(
-                result, f"{result['model']}, {turns} turns, fastest of {result['loops_per_turn']} loops each", shape
-            ),
-        ]
+    heads = ["", "step loop", "p95", "over diffusers", "range", f"vcut c={result['cut_step']} is faster by", "video"]
+    heads += ["PSNR", "memory", "of the limit"]
+    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    skipped = []
+    for found in result["configurations"].values():
+        if "skipped" in found:
+            skipped.append(f"{found['title']}: {found['skipped']}")
+            continue
+        title, loop, p95, _, speedup, video, psnr, memory, share = cells(found)
+        low, high = found["speedup_over_diffusers"]["range"] if speedup else (0.0, 0.0)
+        span = f"{low:.2f} to {high:.2f} x" if speedup else ""
+        faster = f"{found['vcut_is_faster_by']['median']:.2f} x"
+        rows.append(f"| {' | '.join((title, loop, p95, speedup, span, faster, video, psnr, memory, share))} |")
+    what = (
+        f"{result['model']}, {result['precision']}, {result['backend']}, {result['threads']} threads, "
+        f"{result['repeats']} turns: medians, and of ratios the median of each turn's; PSNR of the frames against "
+        f"diffusers'; peak memory of the process, on a GPU of the device"
     )
+    if skipped:
+        what += f". Skipped: {'; '.join(skipped)}"
+    return "\n".join([*rows, "", _source(result, what, result["shape"])])
 
 
 def _export(result: dict[str, Any]) -> str:
@@ -133,7 +138,56 @@ def _vbench(result: dict[str, Any]) -> str:
     return "\n".join([*rows, "", _source(result, what, result["shape"])])
 
 
-_RENDER = {"step_loop": _step_loop, "export": _export, "seams": _seams, "fidelity": _fidelity, "vbench": _vbench}
+def _macs(result: dict[str, Any]) -> str:
+    """Tables II and III; models of one network are one row, and what the paper has nothing of is left out."""
+    from vcut_bench.macs import step_rows, video_rows
+
+    step = ["network", "parameters", "the paper's", "guided step", "the paper's", "with attention", "conditional step"]
+    video = ["network", "cut step", "video", "the paper's", "with attention"]
+    rows = [_head("model", *step), *_rows(step_rows(result)), ""]
+    shown = [row for row in video_rows(result) if row[1] != "TCA removed" or row[4]]
+    rows += [_head("model", *video), *_rows(shown)]
+    what = "MACs of linear and convolution layers, and with attention's matrix products; 576x1024, svd-tiny 64x96"
+    what += (
+        f"; {result['steps']} steps; counted in {result['seconds']:.0f} s, {result['peak_memory_bytes'] / 1e9:.1f} GB"
+    )
+    return "\n".join([*rows, "", _source(result, what)])
+
+
+def _head(*names: str) -> str:
+    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
+
+
+def _rows(rows: list[list[str]]) -> list[str]:
+    """Rows of a Markdown table; those that differ in the model alone become one."""
+    models: dict[tuple[str, ...], list[str]] = {}
+    for model, *cells in rows:
+        models.setdefault(tuple(cells), []).append(model)
+    return [f"| {', '.join(names)} | {' | '.join(cells)} |" for cells, names in models.items()]
+
+
+def _memory(result: dict[str, Any]) -> str:
+    from vcut_bench.memory import device_rows, disk_rows, size
+
+    host = [
+        [name, size(found["peak_bytes"]) if "peak_bytes" in found else "", found.get("skipped", "")]
+        for name, found in result["host"].items()
+    ]
+    rows: list[str] = []
+    for title, part in (("disk", disk_rows(result)), ("host, peak", host), ("device", device_rows(result))):
+        rows += [_head(title, "", ""), *(f"| {' | '.join(row)} |" for row in part), ""]
+    return "\n".join([*rows, _source(result, f"{result['model']}, {result['precision']}", result["shape"])])
+
+
+_RENDER = {
+    "latency": _latency,
+    "export": _export,
+    "seams": _seams,
+    "fidelity": _fidelity,
+    "vbench": _vbench,
+    "macs": _macs,
+    "memory": _memory,
+}
 
 
 if __name__ == "__main__":

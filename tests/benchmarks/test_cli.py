@@ -43,7 +43,7 @@ print(sorted(heavy), file=sys.stderr)
     [
         (["macs", "--by", "colour"], "choose block or kind"),
         (["macs", "--model", "svd-xtt"], "did you mean svd-xt"),
-        (["macs", "--cut-step", "soon"], "no number"),
+        (["macs", "--cut-steps", "soon"], "no number"),
         (["memory", "/nowhere"], "no bundle"),
         (["report", "/nowhere.json", "-o", "report.html"], "no result"),
     ],
@@ -59,9 +59,9 @@ def test_misuse_is_one_line(words: list[str], reason: str) -> None:
 
 def test_json_is_alone_on_standard_output_and_kept_in_a_file(tmp_path: Path) -> None:
     output = tmp_path / "new" / "macs.json"
-    done = vcut("bench", "macs", "--model", "svd-tiny", "--cut-step", "17", "--json", "-o", str(output))
+    done = vcut("bench", "macs", "--model", "svd-tiny", "--cut-steps", "17", "--json", "-o", str(output))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result == json.loads(output.read_text())
-    assert result["command"] == f"vcut bench macs --model svd-tiny --cut-step 17 --json -o {output}"
+    assert result["command"] == f"vcut bench macs --model svd-tiny --cut-steps 17 --json -o {output}"
     assert result["cut_steps"] == ["17"]

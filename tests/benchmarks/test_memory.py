@@ -52,7 +52,7 @@ def test_engines_share_activations_and_need_their_own_weights() -> None:
 
 @pytest.fixture(scope="module")
 def measured(small_bundle: Path, small_checkpoint: Path) -> dict[str, Any]:
-    return measure(small_bundle, checkpoint=small_checkpoint, backend="onnxruntime-cpu", threads=1, build=False)
+    return measure(small_bundle, reference=small_checkpoint, backend="onnxruntime-cpu", threads=1, build=False)
 
 
 def test_a_bundle_beside_diffusers(measured: Any, small_bundle: Path) -> None:
@@ -92,7 +92,7 @@ def test_misuse_is_refused(small_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no bundle"):
         measure(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="no diffusers folder"):
-        measure(small_bundle, checkpoint=tmp_path)
+        measure(small_bundle, reference=tmp_path)
 
 
 def _engine(activations: int, weights: int) -> EngineEntry:

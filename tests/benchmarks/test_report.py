@@ -144,6 +144,13 @@ def test_latency_is_drawn_and_told(tmp_path: Path) -> None:
     assert "polyline" in {tag for tag, _ in page.tags}
 
 
+def test_the_papers_seconds_stand_beside_its_own_sizes_only(tmp_path: Path) -> None:
+    full = {**latency(), "model": "svd-xt, random weights", "shape": {"frames": 25, "height": 576, "width": 1024}}
+    assert "NVIDIA A10" in show(tmp_path, full).text
+    for other in ({"steps": 30}, {"model": "svd-tiny"}, {"shape": {**full["shape"], "frames": 14}}):
+        assert "NVIDIA A10" not in show(tmp_path, {**full, **other}).text
+
+
 def test_fidelity_has_a_curve_per_setting(tmp_path: Path) -> None:
     page = show(tmp_path, fidelity())
     lines = [a["points"] or "" for tag, a in page.tags if tag == "polyline"]
