@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
+
+# Python looks beside a script first, and there lies a vbench.py that is not the package.
+sys.path[:] = [path for path in sys.path if os.path.abspath(path) != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import reference as independent
-from vcut_bench import compiled, fidelity, reference, work
+from vcut_bench import compiled, fidelity, reference, tables, work
 from vcut_runtime import Pipeline, UsageError, VcutError, open_bundle
 
 CUTS = [1, 3]  # of the small bundle's 4 steps
@@ -290,9 +290,18 @@ def test_cut_steps_as_text() -> None:
             compiled.parse_cut_steps(text)
 
 
-def test_the_table_shows_every_point(result: dict[str, Any]) -> None:
+def test_the_tables_show_every_point(result: dict[str, Any]) -> None:
     shown = fidelity.table(result)
     assert shown.row_count == 1 + len(result["curves"])
+    lines = tables._RENDER["fidelity"](result).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["none", "1", "3"]
+    for point in result["curves"]:
+        row = lines[2 + [None, *CUTS].index(point["cut_step"])]
+        assert f"{point['psnr']['mean']:.1f} ± {point['psnr']['std']:.1f} dB" in row
+    falls = {claim["tca"]: claim["falls_at"] for claim in result["monotone"] if claim["quality_bias"] == "mean"}
+    words = {tca: f"but at {', '.join(map(str, at))}" if at else "at every step" for tca, at in falls.items()}
+    assert f"remove, mean: {words['remove']}" in lines[6]
+    assert "2 images x 2 seeds" in lines[-1]
 
 
 def test_the_command_prints_json(

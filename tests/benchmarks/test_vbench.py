@@ -23,10 +23,12 @@ FAKE = """
 import json, os
 from pathlib import Path
 
+from vbench import VBench
+
 SCORES = {"imaging_quality": 0.66, "dynamic_degree": 0.5}
 
 
-class VBenchI2V:
+class VBenchI2V(VBench):
     def __init__(self, device, full_info_dir, output_path):
         self.device, self.info, self.output = device, full_info_dir, output_path
 
@@ -72,7 +74,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     packages = tmp_path / "site"
     for name in ("vbench", "clip", "dreamsim", "vbench2_beta_i2v"):
         (packages / name).mkdir(parents=True)
-        (packages / name / "__init__.py").write_text(FAKE if name == "vbench2_beta_i2v" else "")
+        content = {"vbench": "class VBench: ...", "vbench2_beta_i2v": FAKE}.get(name, "")
+        (packages / name / "__init__.py").write_text(content)
     cuda = "class cuda:\n    is_available = staticmethod(lambda: False)\n"
     (packages / "torch.py").write_text(cuda)  # of the worker: the real one takes seconds to import
     monkeypatch.setenv("PYTHONPATH", str(packages))
