@@ -20,7 +20,7 @@ from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.manifest import Manifest
 from vcut_runtime.pipeline import resizing
 
-_NEEDED = {"torch": "'vcut[export]'", "diffusers": "'vcut[export]'", "skimage": "scikit-image"}
+_NEEDED = ("torch", "diffusers", "skimage")
 _COMPARED = ("unet", "vae", "image_encoder", "scheduler")
 _TOLERANCE: Mapping[str, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 5e-2}  # of the largest bias
 
@@ -90,9 +90,9 @@ def find_reference(
         UsageError: it is not to be found, or another model; or a package is missing.
         VcutError: the hub is out of reach.
     """
-    for package, install in _NEEDED.items():
+    for package in _NEEDED:
         if find_spec(package) is None:
-            raise UsageError(f"comparing with diffusers needs {package}: pip install {install}")
+            raise UsageError(f"comparing with diffusers needs {package}: pip install 'vcut[export,bench]'")
     model = manifest.model
     random = {"random_weights": model.random_weights, "seed": model.seed or 0}
     if given is not None:
