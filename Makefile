@@ -28,8 +28,9 @@ lint: .venv/.installed
 
 # Measures on this machine; tables puts what benchmarks/results holds into the README.
 bench: .venv/.installed
-	$(BIN)/vcut export --model svd-tiny --random-weights --engines none --output $(DEMO)/svd-tiny-random
-	$(BIN)/vcut bench latency $(DEMO)/svd-tiny-random --cut-steps none,10,17,20 \
+	$(BIN)/vcut bench macs --output benchmarks/results/macs-$$(date +%F).json
+	$(BIN)/vcut-export --model svd-tiny --output $(DEMO)/svd-tiny
+	$(BIN)/vcut bench latency $(DEMO)/svd-tiny --cut-steps none,10,17,20 \
 		--output benchmarks/results/latency-$$(uname -m)-$$(date +%F).json
 	$(BIN)/python -m vcut_bench.seams --json benchmarks/results/seams-$$(uname -m)-$$(date +%F).json
 	$(BIN)/python -m vcut_bench.export_cost --json benchmarks/results/export-$$(uname -m)-$$(date +%F).json

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from vcut_bench.fidelity import fidelity_command
+from vcut_bench.latency import latency_command
 from vcut_runtime.cli import parse_cut_step
 from vcut_runtime.errors import UsageError
 from vcut_runtime.terminal import JSON, QUIET, print_json, stages, stderr, stdout
@@ -94,9 +94,8 @@ def report_command(
         stderr.print(f"[bold]{escape(str(path))}[/bold]  {path.stat().st_size / 1e3:.0f} kB", soft_wrap=True)
 
 
-for _name in ("latency", "fidelity"):
-    with suppress(ImportError, AttributeError):
-        app.command(_name)(getattr(import_module(f"vcut_bench.{_name}"), f"{_name}_command"))
+app.command("latency")(latency_command)
+app.command("fidelity")(fidelity_command)
 
 
 def _finish(result: dict[str, Any], tables: Iterable[Any], output: Path | None, json: bool) -> None:
