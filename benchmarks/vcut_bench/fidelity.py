@@ -214,21 +214,18 @@ def monotone(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """Return the curves as a table for the terminal: mean ± standard deviation over images and seeds."""
-    heads = {
-        "psnr": ("PSNR dB", 1),
-        "ssim": ("SSIM", 3),
-        "lpips": ("LPIPS", 3),
-        "temporal": ("temporal", 2),
-        "input_psnr": ("first frame dB", 1),
-        "motion": ("motion", 2),
-    }
+    """Return the curves as a table for the terminal: means over images and seeds, of PSNR the deviation too."""
+    heads = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "temporal": "temporal"}
+    heads |= {"input_psnr": "frame 1", "motion": "motion"}
     columns = [name for name in heads if any(name in curve for curve in result["curves"])]
-    shown = Table("tca", "bias", "cut step", *(heads[name][0] for name in columns))
+    shown = Table("tca", "bias", "c", *(heads[name] for name in columns))
 
     def cell(found: Mapping[str, Any] | None, name: str) -> str:
-        digits = heads[name][1]
-        return "" if found is None else f"{found['mean']:.{digits}f} ± {found['std']:.{digits}f}"
+        if found is None:
+            return ""
+        if name == "psnr":
+            return f"{found['mean']:.1f} ± {found['std']:.1f}"
+        return f"{found['mean']:.3f}" if name in ("ssim", "lpips") else f"{found['mean']:.1f}"
 
     shown.add_row("diffusers", "", "", *(cell(result["baseline"].get(name), name) for name in columns))
     for curve in result["curves"]:
