@@ -13,6 +13,7 @@ import pytest
 from vcut_bench import peers
 from vcut_bench.metrics import psnr
 from vcut_bench.peers import PEERS, Job, Side, open_side
+from vcut_bench.reference import draw
 from vcut_runtime import UsageError, VcutError, open_bundle
 from vcut_runtime.manifest import Manifest
 
@@ -30,15 +31,15 @@ def manifest(small_bundle: Path) -> Manifest:
 
 
 @pytest.fixture
-def unet_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
-    """Rows of each call of diffusers' UNet, and how large its embedding is."""
+def unet_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
+    """Rows of each call of diffusers' UNet, and its embedding."""
     from diffusers import UNetSpatioTemporalConditionModel
 
-    calls: list[tuple[int, float]] = []
+    calls: list[tuple[int, Any]] = []
     forward = UNetSpatioTemporalConditionModel.forward
 
     def counted(self: Any, sample: Any, timestep: Any, encoder_hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
-        calls.append((len(sample), float(encoder_hidden_states[-1].norm())))
+        calls.append((len(sample), encoder_hidden_states))
         return forward(self, sample, timestep, encoder_hidden_states, *args, **kwargs)
 
     monkeypatch.setattr(UNetSpatioTemporalConditionModel, "forward", counted)
@@ -83,20 +84,24 @@ def test_our_side_makes_the_bundle_s_videos(job: Job, manifest: Manifest) -> Non
     assert frames.shape == (manifest.frames, manifest.height, manifest.width, 3)
 
 
-def test_the_schedule_on_unmodified_modules_is_the_compiled_one(
-    job: Job, unet_calls: list[tuple[int, float]], tmp_path: Path, small_checkpoint: Path
+def test_the_schedule_on_unmodified_modules_is_the_paper_s(
+    job: Job, manifest: Manifest, unet_calls: list[tuple[int, Any]], small_checkpoint: Path
 ) -> None:
-    """Its conditional steps take half the embedding, which is Eq. 4's mean: a bundle that folds all agrees."""
-    from vcut_export import export
+    """Against a loop that runs every cross-attention on both embeddings and averages what comes out (Eq. 4)."""
+    from PIL import Image
 
-    theirs = frames_of(open_side(replace(job, side="diffusers-vcut")))
+    import reference
+
+    found, frames = open_side(replace(job, side="diffusers-vcut")).run()
+    assert found["steps"] == {"semantic_binding": 2, "quality_improvement": 2}
     assert [rows for rows, _ in unet_calls] == [2, 2, 1, 1]
-    assert unet_calls[2][1] == pytest.approx(unet_calls[0][1] / 2)
-    bundle = tmp_path / "fold"
-    export(str(small_checkpoint), bundle, precision="fp32", tca="fold", steps=4, cut_step=3)
-    _, frames = open_side(replace(job, side="vcut", bundle=str(bundle))).run(cut_step=3)
+    noise, latents = draw(manifest, job.seed)
+    image = Image.fromarray(peers.input_image(manifest, None))
+    expected = reference.vcut_loop(
+        reference.load(small_checkpoint), image, latents, noise, steps=manifest.steps, cut_step=job.cut_step
+    )
     assert frames is not None
-    assert psnr(frames, theirs) >= 50
+    assert psnr(frames, expected) >= 50
 
 
 def test_deepcache_runs_deep_blocks_at_its_interval(job: Job, manifest: Manifest, eager: np.ndarray) -> None:
@@ -119,7 +124,7 @@ def test_deepcache_runs_deep_blocks_at_its_interval(job: Job, manifest: Manifest
     assert psnr(first, eager) < 100
 
 
-def test_tgate_stops_guiding_at_its_gate(job: Job, unet_calls: list[tuple[int, float]], eager: np.ndarray) -> None:
+def test_tgate_stops_guiding_at_its_gate(job: Job, unet_calls: list[tuple[int, Any]], eager: np.ndarray) -> None:
     pytest.importorskip("tgate")
     side = open_side(replace(job, side="tgate"))
     found, frames = side.run()
@@ -130,7 +135,7 @@ def test_tgate_stops_guiding_at_its_gate(job: Job, unet_calls: list[tuple[int, f
     assert psnr(frames, eager) < 100
 
 
-def test_the_unfolded_graph_is_diffusers_unet(job: Job, unet_calls: list[tuple[int, float]], eager: np.ndarray) -> None:
+def test_the_unfolded_graph_is_diffusers_unet(job: Job, unet_calls: list[tuple[int, Any]], eager: np.ndarray) -> None:
     side = open_side(replace(job, side="onnxruntime-unfolded"))
     unet_calls.clear()  # tracing counts too
     assert psnr(frames_of(side), eager) >= 50
