@@ -12,12 +12,14 @@ import msgspec
 import pytest
 import typer
 
+from vcut_bench import cli as bench
 from vcut_engines.cli import build_command
 from vcut_export.cli import export_command
 from vcut_runtime import cli, manifest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+BENCHMARKS = ("macs", "latency", "memory", "fidelity", "report")
 FORMAT = (ROOT / "runtime/README.md").read_text()
 
 
@@ -28,9 +30,11 @@ def options(command: str) -> set[str]:
     group: Any = typer.main.get_command(cli.app)
     building = typer.Typer(add_completion=False)
     building.command()(build_command)
+    benchmarks: Any = typer.main.get_command(bench.app)
     commands = {
         "export": typer.main.get_command(app),
         "build": typer.main.get_command(building),
+        **{f"bench {name}": found for name, found in benchmarks.commands.items()},
         **group.commands,
     }
     parameters = commands[command].params
@@ -43,11 +47,13 @@ def test_commands_in_the_readme_exist_with_their_options() -> None:
     assert len(commands) >= 3
     for words in commands:
         name = "export" if words[0] == "vcut-export" else words[1]
+        name = f"bench {words[2]}" if name == "bench" else name
         assert {word for word in words if word.startswith("-")} <= options(name), words
 
 
 def test_options_named_in_the_readme_exist() -> None:
     known = options("export") | options("build") | options("run") | options("inspect")
+    known |= {option for name in BENCHMARKS for option in options(f"bench {name}")}
     named = set(re.findall(r"`(--[a-z-]+)", README))
     assert named <= known, named - known
     section = README.split("## Compile")[1].split("## Run")[0]
@@ -56,7 +62,24 @@ def test_options_named_in_the_readme_exist() -> None:
         assert missing <= {"--help", "--seed"}, command
     section = README.split("## Run")[1].split("## Exact")[0]
     missing = {o for o in options("run") if o.startswith("--")} - set(re.findall(r"(--[a-z-]+)", section))
-    assert missing <= {"--help", "--no-low-memory", "--cuda-graphs", "--steps", "--output", "--json", "--quiet"}
+    assert missing <= {
+        "--help",
+        "--no-low-memory",
+        "--cuda-graphs",
+        "--steps",
+        "--frames",
+        "--output",
+        "--json",
+        "--quiet",
+    }
+
+
+def test_every_benchmark_is_in_the_readme() -> None:
+    section = README.split("## Benchmark")[1].split("## Read on")[0]
+    commands: Any = typer.main.get_command(bench.app)
+    assert set(commands.commands) == set(BENCHMARKS)
+    for name in BENCHMARKS:
+        assert f"| `{name}` |" in section
 
 
 def test_make_targets_in_the_docs_exist() -> None:
@@ -84,7 +107,14 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_format_page_names_every_field() -> None:
-    records = [manifest.Manifest, manifest.Model, manifest.Scheduler, manifest.Guidance, manifest.BiasSlice, manifest.SizeRange]
+    records = [
+        manifest.Manifest,
+        manifest.Model,
+        manifest.Scheduler,
+        manifest.Guidance,
+        manifest.BiasSlice,
+        manifest.SizeRange,
+    ]
     records += [manifest.GraphEntry, manifest.FileEntry, manifest.TensorSpec]
     records += [manifest.EngineSet, manifest.EngineEntry, manifest.Profile]
     for record in records:

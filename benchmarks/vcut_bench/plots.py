@@ -373,11 +373,10 @@ def _vbench(result: Result) -> Iterable[Plot]:
 
 
 def _step_loop(result: Result) -> Iterable[Plot]:
-    from vcut_bench.step_loop import CONFIGURATIONS
-
     bars, rows = [], []
-    for name, words in CONFIGURATIONS.items():
-        median, ratio = result["median_seconds"][name], result["speedup_over_diffusers"][name]
+    for name, median in result["median_seconds"].items():
+        words = f"{name}, c={result['cut_step']}" if name == "vcut" else name
+        ratio = result["speedup_over_diffusers"][name]
         low, high = result["speedup_range"][name]
         bars.append(
             Bar(words, {"step loop": median}, f"{_seconds(median)}, {ratio:.2f} x", ours=name.startswith("vcut"))
