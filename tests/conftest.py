@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,17 @@ SMALL = {
         "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
         "layers_per_block": 1,
     },
+}
+
+# Of the shallow model: the sizes of ``small_bundle`` are in the ranges, and are not the default.
+DYNAMIC: dict[str, Any] = {
+    "frames": 4,
+    "height": 40,
+    "width": 28,
+    "dynamic": {"frames": (2, 5), "height": (24, 48), "width": (24, 48)},
+    "precision": "fp32",
+    "steps": 4,
+    "cut_step": 3,
 }
 
 
@@ -103,13 +115,11 @@ def small_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def dynamic_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shallow model compiled with sizes that a run may choose, those of ``small_bundle`` among them."""
+    """The shallow model compiled with sizes that a run may choose. Tests that change a bundle copy it first."""
     from vcut_export import export
 
     bundle = tmp_path_factory.mktemp("bundles") / "dynamic"
-    ranges = {"frames": (2, 5), "height": (24, 48), "width": (24, 48)}
-    options: dict = {"precision": "fp32", "steps": 4, "cut_step": 3}
-    export(str(small_checkpoint), bundle, frames=4, height=40, width=28, dynamic=ranges, **options)
+    export(str(small_checkpoint), bundle, **DYNAMIC)
     return bundle
 
 

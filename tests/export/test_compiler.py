@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
-from conftest import make_checkpoint
+from conftest import DYNAMIC, make_checkpoint
 from vcut_export import export
 from vcut_runtime import Pipeline, UsageError, VcutError, open_bundle
 
@@ -465,6 +465,19 @@ def test_any_configuration_compiles_and_verifies(tca: Any, tmp_path: Path, photo
     assert set(result.errors) == set(GRAPHS)
     assert max(result.errors.values()) <= 1e-4
     assert Pipeline.load(result.bundle)(photo, seed=0).frames.shape == (5, 28, 44, 3)
+
+
+def test_the_least_sizes_are_verified_too(
+    small_checkpoint: Path, dynamic_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vcut_export.verify as verify
+
+    errors, seen = verify._errors, []
+    monkeypatch.setattr(verify, "_errors", lambda *inputs: (seen.append(inputs[2]), errors(*inputs))[1])
+    result = export(str(small_checkpoint), dynamic_bundle, verify=True, **DYNAMIC)
+    assert result.rebuilt == ()
+    assert seen == [(4, 40, 28), (2, 24, 24)]
+    assert 0 < max(result.errors.values()) <= 1e-4
 
 
 @pytest.mark.slow
