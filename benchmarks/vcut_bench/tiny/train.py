@@ -1,0 +1,82 @@
+"""Train `svd-tiny` as SVD was trained, in two parts that can stop at any time and go on with the same command.
+
+    python -m vcut_bench.tiny.train --work WORK [--output FOLDER] [--vae-steps 3600] [--unet-steps 60000] [--threads 1]
+
+WORK keeps what goes on, and the logs ``vae.jsonl`` and ``unet.jsonl`` with the curves; FOLDER becomes a diffusers
+checkpoint with fp16 weights, which every command takes as ``--model FOLDER``. The photographs come from packages, see
+``photos``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+
+def train(
+    work: Path,
+    output: Path | None = None,
+    *,
+    vae_steps: int = 3600,
+    unet_steps: int = 60_000,
+    threads: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Train, or go on training, and write the checkpoint to ``output``."""
+    import torch
+
+    from vcut_bench.tiny.photos import PHOTOS, load
+    from vcut_bench.tiny.train_unet import train_unet
+    from vcut_bench.tiny.train_vae import latent_scale, train_vae
+
+    for photo in PHOTOS:
+        load(photo.name)  # what is missing is said at once
+    if threads is not None:
+        torch.set_num_threads(threads)
+    work.mkdir(parents=True, exist_ok=True)
+    vae = train_vae(work, vae_steps, min(300, vae_steps), seed)
+    scale = latent_scale(vae)
+    unet, image_encoder = train_unet(work, vae, scale, unet_steps, seed)
+    if output is not None:
+        write_checkpoint(output, {"vae": vae, "unet": unet, "image_encoder": image_encoder}, scale)
+
+
+def write_checkpoint(output: Path, components: dict[str, torch.nn.Module], scale: float) -> None:
+    """Write a diffusers folder with fp16 safetensors; ``scale`` becomes the VAE's ``scaling_factor``."""
+    import torch
+    from diffusers import StableVideoDiffusionPipeline
+    from transformers import CLIPImageProcessor
+
+    from vcut_bench.tiny.model import configs, scheduler
+
+    parts: dict[str, Any] = dict(components)
+    parts["vae"].register_to_config(scaling_factor=scale)
+    parts["scheduler"] = scheduler()
+    parts["feature_extractor"] = CLIPImageProcessor(**configs()["feature_extractor"])
+    pipeline = StableVideoDiffusionPipeline(**parts).to(torch.float16)
+    pipeline.save_pretrained(output, safe_serialization=True)
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Folder of what a training keeps.")],
+    output: Annotated[Path | None, typer.Option(help="Write a diffusers checkpoint here.")] = None,
+    vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the VAE.")] = 3600,
+    unet_steps: Annotated[int, typer.Option(min=1, help="Steps of UNet and image encoder.")] = 60_000,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, clips and noise.")] = 0,
+) -> None:
+    """Train svd-tiny, or go on training it."""
+    train(work, output, vae_steps=vae_steps, unet_steps=unet_steps, threads=threads, seed=seed)
+
+
+if __name__ == "__main__":
+    from vcut_runtime.terminal import run_app
+
+    _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    _app.command()(main)
+    run_app(_app, "vcut_bench.tiny.train")
