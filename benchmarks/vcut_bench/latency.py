@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich import box
 from rich.table import Table
 
 from vcut_bench import roofline
@@ -184,33 +185,29 @@ def device() -> str:
 
 
 def table(result: Mapping[str, Any]) -> list[Any]:
-    """Return what the terminal shows: times and ratios, then what each stage takes."""
+    """Return what the terminal shows: step loops beside the peers, the seconds of each stage, and who was skipped."""
     shape = result["shape"]
     size = f"{shape['frames']} frames of {shape['height']}x{shape['width']}, {result['precision']}"
-    title = f"{result['model']}, {size}; {result['backend']}; {result['device']}, {result['threads']} threads"
-    main = Table(title=title, title_justify="left")
-    main.add_column("")
-    for column in ("step loop", "p95", "spread", "speed-up", "video", "PSNR", "memory", "of the limit"):
-        main.add_column(column, justify="right", no_wrap=True)
-    stages = Table(title="Seconds by stage, and of a step", title_justify="left")
-    for column in ("", *(stage.replace("_", " ") for stage in STAGES), "guided step", "cond. step"):
-        stages.add_column(column, justify="right" if column else "left")
+    where = f"{result['backend']}, {result['device']}, CPU threads: {result['threads']}"
+    loops = _table("Step loop", "median", "p95", "spread", "speed-up", "PSNR", "of limit")
+    stages = _table("Seconds", "condition", "guided", "cond.", "decode", "video", "guided step", "cond. step", "GB")
     notes = []
-    for found in result["configurations"].values():
+    for name, found in result["configurations"].items():
         if "skipped" in found:
-            notes.append(f"{found['title']}: skipped, {found['skipped']}")
+            notes.append(f"{name}: skipped, {found['skipped']}")
             continue
-        main.add_row(*cells(found))
-        steps = [found["steps"].get(stage, {}).get("median") for stage in STAGES[1:3]]
+        _, loop, p95, spread, speedup, _, psnr, _, share = cells(found)
+        loops.add_row(name, loop, p95, spread, speedup, psnr, share)
         medians = [found["stages"].get(stage, {}).get("median") for stage in STAGES]
-        stages.add_row(found["title"], *("" if value is None else f"{value:.3f}" for value in (*medians, *steps)))
-    return [main, stages, *notes]
+        steps = [found["steps"].get(stage, {}).get("median") for stage in STAGES[1:3]]
+        seconds = [_short(value) for value in (*medians, found["video"]["median"], *steps)]
+        stages.add_row(name, *seconds, _short(_memory(found) / 1e9))
+    return [f"{result['model']}, {size}; {where}", loops, stages, *notes]
 
 
 def cells(found: Mapping[str, Any]) -> list[str]:
     """Return a configuration's title and figures as words."""
     loop, speedup, share = found["step_loop"], found.get("speedup_over_diffusers"), found.get("roofline_share")
-    memory = found["peak_device_memory_bytes"] or found["peak_host_memory_bytes"]
     psnr = found["psnr"]
     return [
         found["title"],
@@ -220,7 +217,7 @@ def cells(found: Mapping[str, Any]) -> list[str]:
         "" if speedup is None else f"{speedup['median']:.2f} x",
         f"{found['video']['median']:.2f} s",
         "" if psnr is None else "equal" if psnr >= 100 else f"{psnr:.1f} dB",
-        f"{memory / 1e9:.2f} GB",
+        f"{_memory(found) / 1e9:.2f} GB",
         "" if share is None else f"{100 * share:.0f} %",
     ]
 
@@ -264,7 +261,7 @@ def latency_command(
         print_json(result)
         return
     for part in table(result):
-        stdout.print(part, soft_wrap=True, markup=False)
+        stdout.print(part, soft_wrap=isinstance(part, str), markup=False)
 
 
 def parse_cut_steps(text: str) -> list[int | None]:
@@ -276,6 +273,27 @@ def parse_cut_steps(text: str) -> list[int | None]:
     from vcut_runtime.cli import parse_cut_step
 
     return [parse_cut_step(word.strip()) for word in text.split(",") if word.strip()]
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table that fits 80 columns with the longest name of a peer."""
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    result.add_column("", no_wrap=True)
+    for column in columns:
+        result.add_column(column, justify="right", vertical="bottom")
+    return result
+
+
+def _short(value: float | None) -> str:
+    """Return a number in at most five characters."""
+    if value is None:
+        return ""
+    return f"{value:.{3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def _memory(found: Mapping[str, Any]) -> int:
+    """Return the peak of the device, or where there is none of the process."""
+    return found["peak_device_memory_bytes"] or found["peak_host_memory_bytes"]
 
 
 def _cuts(manifest: Manifest, cut_steps: Sequence[int | None] | None) -> list[int]:

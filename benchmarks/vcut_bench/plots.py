@@ -372,25 +372,6 @@ def _vbench(result: Result) -> Iterable[Plot]:
     yield Plot("The paper's Table IV", "In percent, and seconds.", ["setting", *heads(result)], rows)
 
 
-def _step_loop(result: Result) -> Iterable[Plot]:
-    bars, rows = [], []
-    for name, median in result["median_seconds"].items():
-        words = f"{name}, c={result['cut_step']}" if name == "vcut" else name
-        ratio = result["speedup_over_diffusers"][name]
-        low, high = result["speedup_range"][name]
-        bars.append(
-            Bar(words, {"step loop": median}, f"{_seconds(median)}, {ratio:.2f} x", ours=name.startswith("vcut"))
-        )
-        rows.append([words, _seconds(median), f"{ratio:.2f} x", f"{low:.2f} to {high:.2f} x"])
-    yield Plot(
-        "Step loop of svd-tiny",
-        "Medians of turns; the ratio is the median of each turn's, over diffusers.",
-        ["", "median", "speed-up", "range"],
-        rows,
-        [bar_chart(bars, title="Step loop")],
-    )
-
-
 def _export(result: Result) -> Iterable[Plot]:
     bars, rows = [], []
     for i, run in enumerate(result["runs"]):
@@ -472,7 +453,6 @@ _PLOTS: dict[str, Callable[[Result], Iterable[Plot]]] = {
     "fidelity": _fidelity,
     "vbench": _vbench,
     "memory": _memory,
-    "step_loop": _step_loop,
     "export": _export,
     "seams": _seams,
 }

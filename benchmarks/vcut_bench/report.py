@@ -24,7 +24,6 @@ _TITLES = {
     "fidelity": "Fidelity",
     "vbench": "The paper's metrics",
     "memory": "Memory",
-    "step_loop": "Step loop",
     "export": "Compiling",
     "seams": "Seams",
 }

@@ -41,9 +41,9 @@ def _latency(result: dict[str, Any]) -> str:
         faster = f"{found['vcut_is_faster_by']['median']:.2f} x"
         rows.append(f"| {' | '.join((title, loop, p95, speedup, span, faster, video, psnr, memory, share))} |")
     what = (
-        f"{result['model']}, {result['precision']}, {result['backend']}, {result['threads']} threads, "
+        f"{result['model']}, {result['precision']}, {result['backend']}, CPU threads: {result['threads']}, "
         f"{result['repeats']} turns: medians, and of ratios the median of each turn's; PSNR of the frames against "
-        f"diffusers'; peak memory of the process, on a GPU of the device"
+        "diffusers'; peak memory of the process, on a GPU of the device"
     )
     if skipped:
         what += f". Skipped: {'; '.join(skipped)}"

@@ -55,7 +55,8 @@ class Worker:
             env={**os.environ, **dict.fromkeys(_THREADS, str(threads))},
         )
         self._answers: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         try:
             self.facts = self.ask("open", job=dict(job))
         except BaseException:
@@ -87,13 +88,14 @@ class Worker:
         return answer["done"]
 
     def close(self) -> None:
-        """End the process; it does not matter what state it is in."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None and self._process.poll() is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        """End the process, whatever state it is in."""
         self._process.kill()  # it has nothing to save, and libraries' teardown takes seconds
         self._process.wait()
+        self._listener.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what it did not read any more
+                    pipe.close()
         self._log.close()
 
     def _listen(self) -> None:

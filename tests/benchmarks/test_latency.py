@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from vcut_bench import latency, roofline, turns
@@ -65,6 +67,38 @@ def measure(bundle: Path, log: list[Any], open_worker: Callable[[Job], Any] | No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(roofline, "macs_per_step", lambda manifest: {"vcut": MACS, "original": MACS})
         return latency.measure(bundle, open_worker=opener, **options)
+
+
+def printed(result: Any) -> list[str]:
+    console = Console(file=io.StringIO(), width=80)
+    for part in latency.table(result):
+        console.print(part, soft_wrap=isinstance(part, str), markup=False)
+    return [line.strip() for line in console.file.getvalue().splitlines()]  # pyright: ignore
+
+
+def test_the_tables_fit_a_terminal_of_80_columns() -> None:
+    """With the longest times and names that there are."""
+    numbers = {"median": 1234.5678, "p95": 1234.5678, "spread": 0.123}
+    row = {
+        "title": "x" * 60,
+        "step_loop": numbers,
+        "video": numbers,
+        "psnr": 31.25,
+        "speedup_over_diffusers": {"median": 12.345},
+        "roofline_share": 0.4321,
+        "stages": dict.fromkeys(turns.STAGES, numbers),
+        "steps": dict.fromkeys(turns.STAGES[1:3], numbers),
+        "peak_device_memory_bytes": None,
+        "peak_host_memory_bytes": 12_345_678_901,
+    }
+    shape = {"frames": 25, "height": 576, "width": 1024}
+    about = {"model": "m", "shape": shape, "precision": "fp16", "backend": "b", "device": "d", "threads": 2}
+    lines = printed({**about, "configurations": dict.fromkeys(["vcut c=17", *PEERS], row)})
+    assert not any("…" in line for line in lines)
+    assert len([line for line in lines if line.startswith("onnxruntime-unfolded")]) == 2
+    assert [line for line in lines if line.startswith("tgate")][1].split()[1:] == ["1235"] * 7 + ["12.3"]
+    full = next(line for line in lines if line.startswith("diffusers-compiled")).split()
+    assert full[1:] == ["1234.57", "s", "1234.57", "s", "12", "%", "12.35", "x", "31.2", "dB", "43", "%"]
 
 
 def test_statistics_of_known_values() -> None:
@@ -144,8 +178,9 @@ def test_a_peer_that_does_not_open_or_fails_is_skipped_with_the_reason(small_bun
     assert found["deepcache"]["skipped"] == "its process ended with exit code 1: boom"
     assert len(found["diffusers"]["video"]["values"]) == 3
     assert sum(side == "deepcache" and what != "closed" for side, what in log) == 2
-    words = "\n".join(str(part) for part in latency.table(result) if isinstance(part, str))
-    assert "T-GATE: skipped, tgate is not installed" in words
+    lines = printed(result)
+    assert "tgate: skipped, tgate is not installed: pip install --no-deps tgate" in lines
+    assert any(line.split()[:2] == ["diffusers", f"{found['diffusers']['step_loop']['median']:.2f}"] for line in lines)
 
 
 def test_our_own_failure_ends_the_benchmark_and_every_process(small_bundle: Path) -> None:
@@ -196,4 +231,4 @@ def test_one_real_run_through_the_command(small_bundle: Path, tmp_path: Path) ->
         assert found["step_loop"]["median"] > 0
         assert 0 < found["roofline_share"] < 1
         assert 20e6 < found["peak_host_memory_bytes"] < 4e9
-    assert len(latency.table(result)) == 2
+    assert len(latency.table(result)) == 3
