@@ -190,7 +190,7 @@ def table(result: Mapping[str, Any]) -> list[Any]:
     size = f"{shape['frames']} frames of {shape['height']}x{shape['width']}, {result['precision']}"
     where = f"{result['backend']}, {result['device']}, CPU threads: {result['threads']}"
     loops = _table("Step loop", "median", "p95", "spread", "speed-up", "PSNR", "of limit")
-    stages = _table("Seconds", "condition", "guided", "cond.", "decode", "video", "guided step", "cond. step", "GB")
+    stages = _table("Seconds", "condition", "guided", "cond.", "decode", "video", "guided\nstep", "cond.\nstep", "GB")
     notes = []
     for name, found in result["configurations"].items():
         if "skipped" in found:
