@@ -43,8 +43,9 @@ WEIGHTS = {
 }
 # How many of a video's frames are decoded at a time so that decoding takes less activation memory than a guided step,
 # as TensorRT-RTX's builder reports both: 11 of 25 take 5.28 GB of a step's 5.32 GB at 576x1024 in fp16, and 7 of 25
-# take 3.32 GB of the 3.48 GB of a step whose feed-forwards run in parts. Both grow alike with size and frames.
-_DECODED, _DECODED_LOW_MEMORY, _OF = 11, 7, 25
+# take 3.32 GB of the 3.48 GB of a step whose feed-forwards run in parts. Both grow alike with size and frames. With
+# height and width free both take more, up to that size: 10 of 25 take 6.64 GB of a step's 6.82 GB.
+_DECODED, _DECODED_LOW_MEMORY, _DECODED_FREE, _OF = 11, 7, 10, 25
 _DECODE_FRAME_BYTES = 775e6 / (576 * 1024 * 2)  # per pixel and byte of precision, of a decoder without frame groups
 _DECODE_WHOLE_BYTES = 1.5e9  # a video that takes no more is decoded whole
 
@@ -170,6 +171,11 @@ def make_plan(
         cut = scale_cut_step(DEFAULT_CUT_STEP, DEFAULT_STEPS, steps)
     else:
         cut = check_cut_step(cut_step, steps)
+    if low_memory and dynamic:
+        raise UsageError(
+            "--low-memory does not go with --dynamic, as feed-forwards run in parts of a fixed size: "
+            "leave one out, smaller ranges take less memory too"
+        )
     _check_unet(checkpoint)
     ranges = _ranges(checkpoint, Sizes(count, *pixels), dynamic or {})
     plan = Plan(checkpoint, *pixels, count, body, tca, steps, cut, low_memory, 1, ranges, {})
@@ -216,7 +222,7 @@ def _decode_chunk(plan: Plan, wanted: int | None) -> int:
     """
     fewest, (most, height, width) = plan.smallest.frames, plan.largest
     if wanted is None:
-        chunk = default_decode_chunk(height * width, most, plan.precision, plan.low_memory)
+        chunk = default_decode_chunk(height * width, most, plan.precision, plan.low_memory, plan.resizes)
         return chunk if chunk == most else min(chunk, fewest)
     if not (1 <= wanted <= fewest or wanted == most):
         whole = "" if most == fewest else f", or use {most}, those of the longest"
@@ -233,12 +239,15 @@ def decode_context(chunk: int) -> int:
     return min(2, (chunk + 1) // 4)
 
 
-def default_decode_chunk(pixels: int, frames: int, precision: Precision, low_memory: bool) -> int:
+def default_decode_chunk(
+    pixels: int, frames: int, precision: Precision, low_memory: bool, free_pixels: bool = False
+) -> int:
     """Return how many frames to decode at a time: as many as memory allows, or as few as give the same chunks."""
     width = 4 if precision == "fp32" else 2
     if frames * pixels * width * _DECODE_FRAME_BYTES <= _DECODE_WHOLE_BYTES:
         return frames
-    fitting = max(1, (_DECODED_LOW_MEMORY if low_memory else _DECODED) * frames // _OF)
+    share = _DECODED_LOW_MEMORY if low_memory else _DECODED_FREE if free_pixels else _DECODED
+    fitting = max(1, share * frames // _OF)
     context = decode_context(fitting)
     count = 1 + math.ceil((frames - fitting) / (fitting - 2 * context))
     return math.ceil((frames + 2 * context * (count - 1)) / count)
