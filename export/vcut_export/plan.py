@@ -43,8 +43,8 @@ WEIGHTS = {
 }
 # How many of a video's frames are decoded at a time so that decoding takes less activation memory than a guided step,
 # as TensorRT-RTX's builder reports both: 11 of 25 take 5.28 GB of a step's 5.32 GB at 576x1024 in fp16, and 7 of 25
-# take 3.32 GB of the 3.48 GB of a step whose feed-forwards run in parts. Both grow alike with size and frames. With
-# height and width free both take more, up to that size: 10 of 25 take 6.64 GB of a step's 6.82 GB.
+# take 3.32 GB of the 3.48 GB of a step whose feed-forwards run in parts. Both grow alike with size and frames. Up to
+# that size a step with any size free takes 6.82 GB, a decoder with height and width free 6.64 GB for 10 of 25.
 _DECODED, _DECODED_LOW_MEMORY, _DECODED_FREE, _OF = 11, 7, 10, 25
 _DECODE_FRAME_BYTES = 775e6 / (576 * 1024 * 2)  # per pixel and byte of precision, of a decoder without frame groups
 _DECODE_WHOLE_BYTES = 1.5e9  # a video that takes no more is decoded whole
