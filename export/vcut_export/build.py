@@ -47,7 +47,7 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
             unet = weights.load_unet(plan.checkpoint, plan.precision, DTYPES[plan.precision])
         with clock("fold cross-attention"):
             projection = project_cross_attention(unet, plan.tca)
-            packed = fold(unet, projection, plan.largest.frames)
+            packed = fold(unet, projection, plan.frame_positions)
             if plan.low_memory:
                 chunk_feed_forwards(unet)
             slices = projection.slices

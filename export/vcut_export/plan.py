@@ -95,6 +95,11 @@ class Plan:
         return {"n": 2, "F": 5, "H": height, "W": width, "h": height // factor, "w": width // factor}
 
     @property
+    def frame_positions(self) -> int:
+        """Rows of the frame position table: the most frames, and no fewer than are traced with where they are free."""
+        return max(self.largest.frames, self.examples["F"]) if "frames" in self.dynamic else self.frames
+
+    @property
     def latent_height(self) -> int:
         """Height of the latents."""
         return self.height // self.checkpoint.vae_scale_factor

@@ -156,6 +156,7 @@ def test_ranges_of_sizes(tiny: Checkpoint) -> None:
     assert (plan.smallest, plan.sizes, plan.largest) == ((4, 64, 64), (14, 64, 128), (20, 64, 192))
     assert plan.dynamic == {"frames": SizeRange(4, 20, 1), "width": SizeRange(64, 192, 64)}
     assert plan.resizes
+    assert plan.frame_positions == 20
     assert not make_plan(tiny, dynamic={"frames": (4, 20)}).resizes
     assert make_manifest(plan, (), {}, {}).dynamic == plan.dynamic
     assert (plan.decode_chunk, plan.decode_frames) == (20, None)
@@ -184,6 +185,13 @@ def test_impossible_ranges_are_refused(tiny: Checkpoint, options: Any, says: str
 def test_other_ranges_make_other_graphs(tiny: Checkpoint) -> None:
     one, other = (make_plan(tiny, dynamic={"frames": (2, most)}).keys for most in (14, 15))
     assert {name for name in one if one[name] != other[name]} == UNET
+
+
+def test_short_videos_are_traced_within_the_frame_position_table(tiny: Checkpoint) -> None:
+    for most in (1, 2, 4):
+        plan = make_plan(tiny, frames=1, dynamic={"frames": (1, most)})
+        assert plan.frame_positions >= plan.examples["F"] > plan.largest.frames
+    assert make_plan(tiny, frames=2).frame_positions == 2
 
 
 def test_a_decoder_in_chunks_serves_the_shortest_video_too() -> None:
