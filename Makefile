@@ -18,8 +18,9 @@ demo: .venv/.installed
 	@$(BIN)/vcut run $(DEMO)/svd-tiny $(DEMO)/photo.png --fit crop --seed 0 --output $(DEMO)/video.mp4
 	@echo "svd-tiny has random weights: the video shows that everything runs, and noise."
 
+# Two processes of one thread each: most of what tests wait for is tracing, which uses one.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check
