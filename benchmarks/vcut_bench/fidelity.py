@@ -31,7 +31,7 @@ from vcut_bench.compiled import (
     parse_cut_steps,
     sweep,
 )
-from vcut_bench.machine import provenance, save
+from vcut_bench.machine import about, provenance, save
 from vcut_bench.reference import Reference, diffusers_frames, find_reference
 from vcut_bench.work import (
     InputImage,
@@ -147,9 +147,7 @@ def measure(
     return {
         "benchmark": "fidelity",
         **provenance("vcut bench fidelity"),
-        "model": manifest.model.id + (", random weights" if manifest.model.random_weights else ""),
-        "shape": {"frames": manifest.frames, "height": manifest.height, "width": manifest.width},
-        "precision": manifest.precision,
+        **about(manifest),
         "steps": ref.steps,
         "backends": backends,
         "reference": ref.describe(),

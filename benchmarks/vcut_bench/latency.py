@@ -26,7 +26,7 @@ from rich import box
 from rich.table import Table
 
 from vcut_bench import roofline
-from vcut_bench.machine import provenance, save
+from vcut_bench.machine import about, provenance, save
 from vcut_bench.peers import OURS, PEERS, ROOFLINE, Job, choose_reference
 from vcut_bench.turns import STAGES, Configuration, Contest, Open, Progress, step_loop, summarize
 from vcut_bench.worker import Worker
@@ -129,9 +129,7 @@ def measure(
         "benchmark": "latency",
         **provenance("vcut bench latency"),
         "device": device(),
-        "model": manifest.model.id + (", random weights" if manifest.model.random_weights else ""),
-        "shape": {"frames": manifest.frames, "height": manifest.height, "width": manifest.width},
-        "precision": manifest.precision,
+        **about(manifest),
         "tca": manifest.tca,
         "steps": manifest.steps,
         "cut_step": cuts[0],

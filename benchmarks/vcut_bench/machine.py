@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from vcut_runtime.manifest import Manifest
+
 _LIBRARIES = ("vcut", "torch", "diffusers", "onnxruntime", "tensorrt-rtx-cu13", "tensorrt")
 
 
@@ -27,6 +29,15 @@ def provenance(program: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
         "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
+    }
+
+
+def about(manifest: Manifest) -> dict[str, Any]:
+    """Return what a result says of the bundle that it measures: ``model``, ``shape`` and ``precision``."""
+    return {
+        "model": manifest.model.id + (", random weights" if manifest.model.random_weights else ""),
+        "shape": manifest.sizes._asdict(),
+        "precision": manifest.precision,
     }
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from rich.table import Table
 
 from vcut_bench import peak
-from vcut_bench.machine import provenance
+from vcut_bench.machine import about, provenance
 from vcut_runtime import VcutError, open_bundle
 from vcut_runtime.errors import UsageError
 from vcut_runtime.manifest import EngineSet, Manifest
@@ -79,9 +79,7 @@ def measure(
         "benchmark": "memory",
         **provenance("vcut bench memory"),
         "bundle": root.name,
-        "model": manifest.model.id + (", random weights" if manifest.model.random_weights else ""),
-        "shape": {"frames": manifest.frames, "height": manifest.height, "width": manifest.width},
-        "precision": manifest.precision,
+        **about(manifest),
         "disk": {
             "graphs": sum(graph.bytes for graph in manifest.graphs.values()),
             "weights": {name: entry.bytes for name, entry in manifest.weights.items()},

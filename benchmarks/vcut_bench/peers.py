@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vcut_bench.reference import Reference, draw, find_reference, load_diffusers
+from vcut_bench.reference import Reference, draw, find_reference, load_diffusers, video_options
 from vcut_export.checkpoint import Checkpoint
 from vcut_runtime import Pipeline, open_bundle
 from vcut_runtime.errors import UsageError, VcutError
@@ -199,16 +199,7 @@ def _diffusers(job: Job, peer: Peer) -> Side:
         try:
             frames = call(
                 image,
-                height=manifest.height,
-                width=manifest.width,
-                num_frames=manifest.frames,
-                num_inference_steps=manifest.steps,
-                min_guidance_scale=manifest.guidance.min,
-                max_guidance_scale=manifest.guidance.max,
-                latents=torch.from_numpy(latents).to(pipeline.vae.dtype),
-                generator=torch.Generator().manual_seed(job.seed),
-                decode_chunk_size=reference.decode_chunk,
-                output_type="np",
+                **video_options(reference, latents, pipeline.vae.dtype, job.seed),
                 callback_on_step_end=step_end,
             ).frames[0]
         except torch.OutOfMemoryError:

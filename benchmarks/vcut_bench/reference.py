@@ -146,6 +146,28 @@ def draw(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return noise.numpy(), latents.numpy()
 
 
+def video_options(reference: Reference, latents: np.ndarray, dtype: Any, seed: int) -> dict[str, Any]:
+    """Return what diffusers' pipeline is called with for the bundle's video, from the numbers that :func:`draw` gives.
+
+    ``dtype`` is the one of torch that the pipeline's latents have.
+    """
+    import torch
+
+    manifest = reference.manifest
+    return {
+        "height": manifest.height,
+        "width": manifest.width,
+        "num_frames": manifest.frames,
+        "num_inference_steps": reference.steps,
+        "min_guidance_scale": manifest.guidance.min,
+        "max_guidance_scale": manifest.guidance.max,
+        "latents": torch.from_numpy(latents).to(dtype),
+        "generator": torch.Generator().manual_seed(seed),
+        "decode_chunk_size": reference.decode_chunk,
+        "output_type": "np",
+    }
+
+
 def diffusers_frames(reference: Reference, pipeline: Any, image: np.ndarray, seed: int) -> np.ndarray:
     """Return diffusers' video of ``image`` [H, W, 3], uint8, as uint8 [F, H, W, 3], from the numbers of :func:`draw`.
 
@@ -155,22 +177,10 @@ def diffusers_frames(reference: Reference, pipeline: Any, image: np.ndarray, see
     import torch
     from PIL import Image
 
-    manifest = reference.manifest
-    _, latents = draw(manifest, seed)
+    _, latents = draw(reference.manifest, seed)
+    options = video_options(reference, latents, pipeline.unet.dtype, seed)
     try:
-        frames = pipeline(
-            Image.fromarray(image),
-            height=manifest.height,
-            width=manifest.width,
-            num_frames=manifest.frames,
-            num_inference_steps=reference.steps,
-            min_guidance_scale=manifest.guidance.min,
-            max_guidance_scale=manifest.guidance.max,
-            latents=torch.from_numpy(latents).to(pipeline.unet.dtype),
-            generator=torch.Generator().manual_seed(seed),
-            decode_chunk_size=reference.decode_chunk,
-            output_type="np",
-        ).frames[0]
+        frames = pipeline(Image.fromarray(image), **options).frames[0]
     except torch.OutOfMemoryError:
         raise VcutError(
             "diffusers ran out of GPU memory: give --decode-chunk with fewer frames, or close other programs"

@@ -20,7 +20,7 @@ from typing import Any
 from rich.table import Table
 
 from vcut_bench.compiled import Progress, fingerprint, load_checked, open_bundles, open_ours
-from vcut_bench.machine import provenance
+from vcut_bench.machine import about, provenance
 from vcut_bench.paper import paper, quality, setting
 from vcut_bench.reference import Reference, diffusers_frames, draw, find_reference
 from vcut_bench.vbench_scores import DIMENSIONS, SEEDS, Prompt, check_vbench, missing_files, read_prompts, score
@@ -149,9 +149,7 @@ def measure(
     return {
         "benchmark": "vbench",
         **provenance("vcut bench fidelity"),
-        "model": manifest.model.id + (", random weights" if manifest.model.random_weights else ""),
-        "shape": {"frames": manifest.frames, "height": manifest.height, "width": manifest.width},
-        "precision": manifest.precision,
+        **about(manifest),
         "steps": ref.steps,
         "tca": tca,
         "quality_bias": quality_bias,

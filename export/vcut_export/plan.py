@@ -17,6 +17,7 @@ from vcut_export.checkpoint import Checkpoint, scheduler_constants
 from vcut_runtime import __version__
 from vcut_runtime.errors import UsageError
 from vcut_runtime.manifest import (
+    DIMENSIONS,
     SCHEMA_VERSION,
     BiasSlice,
     Dimension,
@@ -75,12 +76,12 @@ class Plan:
     @property
     def smallest(self) -> Sizes:
         """The least frames, height and width."""
-        return self.sizes._replace(**{name: found.min for name, found in self.dynamic.items()})
+        return self.sizes.smallest(self.dynamic)
 
     @property
     def largest(self) -> Sizes:
         """The most frames, height and width."""
-        return self.sizes._replace(**{name: found.max for name, found in self.dynamic.items()})
+        return self.sizes.largest(self.dynamic)
 
     @property
     def resizes(self) -> bool:
@@ -196,7 +197,7 @@ def size_multiple(checkpoint: Checkpoint) -> int:
 def _ranges(checkpoint: Checkpoint, sizes: Sizes, dynamic: Mapping[str, tuple[int, int]]) -> dict[Dimension, SizeRange]:
     """Check the ranges of free sizes. Raises UsageError."""
     result: dict[Dimension, SizeRange] = {}
-    for name in get_args(Dimension):
+    for name in DIMENSIONS:
         if name not in dynamic:
             continue
         low, high = dynamic[name]
@@ -209,7 +210,7 @@ def _ranges(checkpoint: Checkpoint, sizes: Sizes, dynamic: Mapping[str, tuple[in
             raise UsageError(f"--dynamic {name}={found} leaves out --{name} {own}, the default of runs: change one")
         result[name] = found
     if unknown := sorted(set(dynamic) - set(result)):
-        raise UsageError(f"--dynamic has no {unknown[0]!r}: give ranges of {', '.join(get_args(Dimension))}")
+        raise UsageError(f"--dynamic has no {unknown[0]!r}: give ranges of {', '.join(DIMENSIONS)}")
     if {"height", "width"} & set(result):
         multiple = size_multiple(checkpoint)
         for name in ("height", "width"):

@@ -133,6 +133,14 @@ class Sizes(NamedTuple):
     height: int
     width: int
 
+    def smallest(self, dynamic: Mapping[Dimension, SizeRange]) -> Sizes:
+        """Return the least of every size that ``dynamic`` leaves open."""
+        return self._replace(**{name: found.min for name, found in dynamic.items()})
+
+    def largest(self, dynamic: Mapping[Dimension, SizeRange]) -> Sizes:
+        """Return the most of every size that ``dynamic`` leaves open."""
+        return self._replace(**{name: found.max for name, found in dynamic.items()})
+
 
 DIMENSIONS: tuple[Dimension, ...] = ("frames", "height", "width")
 
@@ -184,12 +192,12 @@ class Manifest(_Record, frozen=True):
     @property
     def smallest(self) -> Sizes:
         """The least frames, height and width."""
-        return self.sizes._replace(**{name: found.min for name, found in self.dynamic.items()})
+        return self.sizes.smallest(self.dynamic)
 
     @property
     def largest(self) -> Sizes:
         """The most frames, height and width."""
-        return self.sizes._replace(**{name: found.max for name, found in self.dynamic.items()})
+        return self.sizes.largest(self.dynamic)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -38,12 +38,11 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("work") / "work"
 
 
-@pytest.fixture(scope="module")
-def result(small_bundle: Path, small_checkpoint: Path, images: Path, kept: Path) -> dict[str, Any]:
+def measure(bundle: Path, checkpoint: Path, images: Path, kept: Path) -> dict[str, Any]:
     return fidelity.measure(
-        [small_bundle],
+        [bundle],
         images,
-        reference=str(small_checkpoint),
+        reference=str(checkpoint),
         tca=["remove", "fold"],
         quality_bias=["mean", "cond"],
         cut_steps=CUTS,
@@ -51,6 +50,11 @@ def result(small_bundle: Path, small_checkpoint: Path, images: Path, kept: Path)
         work=kept,
         backend="onnxruntime-cpu",
     )
+
+
+@pytest.fixture(scope="module")
+def result(small_bundle: Path, small_checkpoint: Path, images: Path, kept: Path) -> dict[str, Any]:
+    return measure(small_bundle, small_checkpoint, images, kept)
 
 
 def curve(result: dict[str, Any], tca: str, bias: str = "mean") -> dict[int | None, dict[str, Any]]:
@@ -164,17 +168,7 @@ def test_a_second_run_makes_nothing_again(
         raise AssertionError("diffusers ran again")
 
     monkeypatch.setattr(fidelity, "load_checked", never)
-    again = fidelity.measure(
-        [small_bundle],
-        images,
-        reference=str(small_checkpoint),
-        tca=["remove", "fold"],
-        quality_bias=["mean", "cond"],
-        cut_steps=CUTS,
-        seeds=2,
-        work=kept,
-        backend="onnxruntime-cpu",
-    )
+    again = measure(small_bundle, small_checkpoint, images, kept)
     assert made == [[("mean", 3)], [("mean", 3)]]
     assert again["curves"] == result["curves"]
     assert [path.read_text() for path in lost] == before
