@@ -106,7 +106,13 @@ def open_ours(
 
 
 def sweep(
-    pipeline: Pipeline, image: np.ndarray, seed: int, settings: Sequence[Setting], steps: int
+    pipeline: Pipeline,
+    image: np.ndarray,
+    seed: int,
+    settings: Sequence[Setting],
+    steps: int,
+    *,
+    options: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Setting, np.ndarray]]:
     """Yield each setting with its frames, uint8 [F, H, W, 3]; the steps before the cuts are run once for all.
 
@@ -116,6 +122,7 @@ def sweep(
         seed: of latents and noise, see :func:`vcut_bench.reference.draw`.
         settings: what to make.
         steps: denoising steps.
+        options: further ones of every call.
     """
     noise, latents = draw(pipeline.manifest, seed)
     before = {1: latents}  # step -> latents that it starts from
@@ -125,15 +132,14 @@ def sweep(
         if step.index + 1 in wanted:
             before[step.index + 1] = np.array(after)  # the backend's own memory is used again
 
-    whole = pipeline(
-        image, num_inference_steps=steps, cut_step=None, latents=latents, noise=noise, callback=keep
-    ).frames
+    common: dict[str, Any] = {"num_inference_steps": steps, "noise": noise, **(options or {})}
+    whole = pipeline(image, cut_step=None, latents=latents, callback=keep, **common).frames
     for bias, cut in settings:
         if bias is None or cut is None or cut > steps:
             yield (bias, cut), whole
             continue
-        options = {"num_inference_steps": steps, "cut_step": cut, "start_step": cut, "quality_bias": bias}
-        yield (bias, cut), pipeline(image, latents=before[cut], noise=noise, **options).frames
+        own: dict[str, Any] = {"cut_step": cut, "start_step": cut, "quality_bias": bias}
+        yield (bias, cut), pipeline(image, latents=before[cut], **own, **common).frames
 
 
 def fingerprint(pipeline: Pipeline) -> str:

@@ -216,6 +216,67 @@ def _fidelity(result: Result) -> Iterable[Plot]:
         )
 
 
+def _tiny(result: Result) -> Iterable[Plot]:
+    steps = result["steps"]
+    kinds = (
+        ("frechet", "Fréchet distance to the clips", "distance", "of latents and their changes; lower is nearer"),
+        ("full_psnr", "PSNR against the same model, never cut", "dB", "higher is nearer"),
+        ("truth_psnr", "PSNR against the clip", "dB", "higher is nearer; it favours blur"),
+        ("input_psnr", "First frame against the photograph", "dB", "of the video alone"),
+        ("consistency", "Frames against their next one, warped", "dB", "by optical flow; lower means flicker"),
+        ("detail", "Detail of the last frame", "share of the input's", "mean gradient; lower means blur"),
+        ("flow", "Optical flow", "pixels per frame", "of the video alone"),
+    )
+    models = list(dict.fromkeys(curve["model"] for curve in result["curves"]))
+    for metric, title, unit, reading in kinds:
+        lines, rows = [], []
+        for model in models:
+            own = [c for c in result["curves"] if c["model"] == model]
+            if metric == "full_psnr":
+                own = [c for c in own if c["cut_step"] is not None]
+            points = [(steps + 1 if c["cut_step"] is None else c["cut_step"], c[metric]) for c in own]
+            points.sort(key=lambda point: point[0])
+            ends = [(value["low"], value["high"]) for _, value in points]
+            lines.append(Line(model, [(cut, value["mean"]) for cut, value in points], ends))
+            rows += [[model, _cut(cut, steps), f"{v['mean']:.4g}", _interval(v)] for cut, v in points]
+        truth = result["truth"].get(metric) if metric in ("consistency", "detail", "flow") else None
+        if truth is not None:
+            lines.append(Line("the clips", [(2, truth["mean"])], reference=True))
+            rows.append(["the clips", "", f"{truth['mean']:.4g}", _interval(truth)])
+        ticks = {x: _cut(int(x), steps) for line in lines if not line.reference for x, _ in line.points}
+        chart = line_chart(lines, title=title, x_label="cut step c", y_label=unit, ticks=dict(sorted(ticks.items())))
+        dashed = "; dashed: the clips themselves" if truth is not None else ""
+        yield Plot(
+            title,
+            f"Mean over {result['clips']} clips, bars are 95 % intervals; {reading}{dashed}.",
+            ["", "cut step", unit, "95 %"],
+            rows,
+            [legend(Legend(models)), chart],
+        )
+    points = result["motion"]
+    lines = [
+        Line("optical flow of the videos", [(p["motion_bucket_id"], p["flow"]["mean"]) for p in points],
+             [(p["flow"]["low"], p["flow"]["high"]) for p in points]),
+        Line("asked for", [(p["motion_bucket_id"], p["displacement"]) for p in points]),
+    ]  # fmt: skip
+    ticks = {p["motion_bucket_id"]: str(p["motion_bucket_id"]) for p in points}
+    yield Plot(
+        "Motion against motion_bucket_id",
+        "Pixels per frame, bars are 95 % intervals over clips.",
+        ["motion_bucket_id", "asked for", "flow", "95 %"],
+        [
+            [str(p["motion_bucket_id"]), str(p["displacement"]), f"{p['flow']['mean']:.3f}", _interval(p["flow"])]
+            for p in points
+        ],
+        [
+            legend(Legend([line.name for line in lines])),
+            line_chart(
+                lines, title="Motion", x_label="motion_bucket_id", y_label="pixels per frame", ticks=ticks, zero=True
+            ),
+        ],
+    )
+
+
 def _macs(result: Result) -> Iterable[Plot]:
     seen: list[Any] = []
     for model in result["models"]:
@@ -451,6 +512,7 @@ _PLOTS: dict[str, Callable[[Result], Iterable[Plot]]] = {
     "macs": _macs,
     "latency": _latency,
     "fidelity": _fidelity,
+    "tiny": _tiny,
     "vbench": _vbench,
     "memory": _memory,
     "export": _export,

@@ -22,6 +22,7 @@ _TITLES = {
     "macs": "Parameters and MACs",
     "latency": "Latency",
     "fidelity": "Fidelity",
+    "tiny": "What the trained svd-tiny does",
     "vbench": "The paper's metrics",
     "memory": "Memory",
     "export": "Compiling",

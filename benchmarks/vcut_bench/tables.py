@@ -179,6 +179,30 @@ def _memory(result: dict[str, Any]) -> str:
     return "\n".join([*rows, _source(result, f"{result['model']}, {result['precision']}", result["shape"])])
 
 
+def _tiny(result: dict[str, Any]) -> str:
+    from vcut_bench.tiny.evaluate import cells
+
+    heads = ["PSNR to never cut", "to the clip", "first frame to input", "consistency", "flow", "detail", "Fréchet"]
+    rows = [_head("model", "cut step", *heads)]
+    rows += [f"| held-out clips |  | {' | '.join(cells(result['truth']))} |"]
+    for curve in result["curves"]:
+        cut = "none" if curve["cut_step"] is None else curve["cut_step"]
+        rows.append(f"| {curve['model']} | {cut} | {' | '.join(cells(curve))} |")
+    rows += ["", _head("motion_bucket_id", *(str(point["motion_bucket_id"]) for point in result["motion"]))]
+    for key, title, digits in (("displacement", "asked for, pixels per frame", 2), ("flow", "optical flow", 2)):
+        values = [point[key] if key == "displacement" else point[key]["mean"] for point in result["motion"]]
+        rows.append(f"| {title} | {' | '.join(f'{value:.{digits}f}' for value in values)} |")
+    levels = (f"{point['change']['mean']:.1f}" for point in result["motion"])
+    rows.append(f"| change between frames, levels of 255 | {' | '.join(levels)} |")
+    what = (
+        f"{result['model']}; means ± standard deviation over {result['clips']} clips of held-out photographs "
+        f"({', '.join(result['photographs'])}), {result['precision']}; PSNR in dB; consistency: PSNR of a frame to "
+        "the next one warped by optical flow; flow in pixels per frame; detail: gradient of the last frame over the "
+        "input's; Fréchet distance to the clips with its 95 % interval, of latents and their changes"
+    )
+    return "\n".join([*rows, "", _source(result, what, result["shape"])])
+
+
 _RENDER = {
     "latency": _latency,
     "export": _export,
@@ -187,6 +211,7 @@ _RENDER = {
     "vbench": _vbench,
     "macs": _macs,
     "memory": _memory,
+    "tiny": _tiny,
 }
 
 

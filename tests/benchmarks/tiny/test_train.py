@@ -15,34 +15,67 @@ from vcut_bench.tiny import photos
 from vcut_bench.tiny.model import FRAMES, build, configs
 from vcut_bench.tiny.state import Training
 from vcut_bench.tiny.train import train, write_checkpoint
-from vcut_bench.tiny.train_unet import Batch, draw_sigmas, quicken, v_loss
+from vcut_bench.tiny.train_unet import Batch, Quick, draw_sigmas, v_loss
 from vcut_runtime.errors import UsageError
 
 
-def training(folder: Path, steps: int) -> tuple[Training, nn.Linear]:
+def training(folder: Path, steps: int, *matrices: str) -> tuple[Training, nn.Linear]:
     torch.manual_seed(0)
     layer = nn.Linear(3, 1)
     modules = nn.ModuleDict({"layer": layer})
-    return Training("line", modules, folder, steps=steps, rate=0.05, average=0.9, warmup=2), layer
+    common = {"rate": 0.05, "average": 0.9, "warmup": 2, "matrices": matrices}
+    return Training("line", modules, folder, steps=steps, **common), layer
 
 
-def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("matrices", [(), ("layer.weight",)], ids=["adamw", "muon"])
+def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, matrices: tuple[str, ...]) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
-    whole, layer = training(tmp_path / "whole", 10)
+    whole, layer = training(tmp_path / "whole", 10, *matrices)
     while whole.step < 10:
         take(whole, layer)
-    first, part = training(tmp_path / "parts", 10)
+    first, part = training(tmp_path / "parts", 10, *matrices)
     while first.step < 6:
         take(first, part)
     first.save()
-    second, resumed = training(tmp_path / "parts", 10)
+    second, resumed = training(tmp_path / "parts", 10, *matrices)
     assert second.step == 6
     while second.step < 10:
         take(second, resumed)
     assert torch.equal(layer.weight, resumed.weight)
     assert torch.equal(whole.averaged["layer.weight"], second.averaged["layer.weight"])
     assert not torch.equal(layer.weight, whole.averaged["layer.weight"])
+
+
+def test_muon_moves_convolutions_as_matrices(tmp_path: Path) -> None:
+    """Its step has the size of AdamW's whatever the gradient's, and all singular values alike."""
+    layer = nn.Conv2d(4, 8, 3)
+    with torch.no_grad():
+        layer.weight.zero_()
+    modules = nn.ModuleDict({"layer": layer})
+    common = {"rate": 0.05, "average": 0.9, "warmup": 1, "matrices": ["layer.weight"]}
+    state = Training("convolution", modules, tmp_path, steps=10, **common)
+    state.update(1e-3 * (layer.weight * torch.randn_like(layer.weight)).sum())
+    step = layer.weight.detach().flatten(1)
+    values = torch.linalg.svdvals(step)
+    assert values.min() > 0.4 * values.max()
+    assert 0.1 < float(step.square().mean().sqrt()) / (4 * 0.05) < 0.4
+
+
+def test_processes_take_the_step_of_their_mean_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_process(gradients: torch.Tensor) -> None:
+        gradients.add_(3.0)  # its own
+
+    monkeypatch.setattr("torch.distributed.all_reduce", other_process)
+    state, layer = training(tmp_path, 10)
+    state.processes = 2
+    state.update(layer.bias.sum() + 0 * layer.weight.sum())
+    assert layer.bias.grad is not None
+    assert layer.weight.grad is not None
+    bias, weight = (1.0 + 3.0) / 2, (0.0 + 3.0) / 2
+    length = (bias**2 + 3 * weight**2) ** 0.5  # gradients are clipped to 1
+    assert float(layer.bias.grad) == pytest.approx(bias / length, rel=1e-4)
+    assert layer.weight.grad[0].tolist() == pytest.approx([weight / length] * 3, rel=1e-4)
 
 
 def take(state: Training, layer: nn.Linear) -> None:
@@ -62,7 +95,7 @@ def test_a_run_logs_and_keeps_and_falls_to_no_rate(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 40]
     assert lines[1]["error"] < lines[0]["error"]
-    assert state.optimizer.param_groups[0]["lr"] < 0.1 * state.rate
+    assert next(iter(state.optimizers)).param_groups[0]["lr"] < 0.1 * state.rate
     state.finish()
     assert torch.equal(layer.weight, state.averaged["layer.weight"])
 
@@ -77,9 +110,8 @@ def batch() -> Batch:
 
 def test_the_quick_unet_is_diffusers(batch: Batch) -> None:
     plain, quick, encoder = build("unet"), build("unet"), build("image_encoder")
-    quicken(quick)
     losses = []
-    for unet in (plain, quick):
+    for unet in (plain, Quick(quick, torch.float32)):
         generator = torch.Generator().manual_seed(0)
         loss = v_loss(unet, encoder, batch, torch.tensor([0.5, 20.0]), generator, np.array([0.05, 0.9]))
         loss.mean().backward()
@@ -92,6 +124,15 @@ def test_the_quick_unet_is_diffusers(batch: Batch) -> None:
         else:
             assert a.grad is not None
             assert torch.allclose(a.grad, b.grad, atol=2e-3 * float(a.grad.abs().max()) + 1e-6), name
+    half = v_loss(
+        Quick(build("unet")),
+        encoder,
+        batch,
+        torch.tensor([0.5, 20.0]),
+        torch.Generator().manual_seed(0),
+        np.array([0.05, 0.9]),
+    )
+    assert torch.allclose(half, losses[0], rtol=2e-2)
 
 
 def test_v_is_what_the_scheduler_makes_of_it(batch: Batch) -> None:

@@ -1,0 +1,292 @@
+"""What the trained `svd-tiny` does on clips of held-out photographs: motion, guidance, what leaving parts out costs.
+
+    python -m vcut_bench.tiny.evaluate FOLDED REMOVED [--clips 36] [--jobs 2] [-o RESULT.json]
+
+FOLDED and REMOVED are bundles of `svd-tiny` exported with ``--tca fold`` and ``--tca remove``. Every clip's first frame
+is animated with the clip's own ``motion_bucket_id`` and fps, from the same noise under every setting, and compared with
+the clip, which is one of many that the first frame allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from vcut_bench import metrics
+from vcut_bench.compiled import Setting, open_bundles, sweep
+from vcut_bench.machine import about, provenance, save
+from vcut_bench.tiny.clips import FASTEST, clip
+from vcut_bench.tiny.photos import names
+from vcut_runtime import Pipeline
+from vcut_runtime.errors import UsageError
+
+BUCKETS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
+SHORT = (2, 5, 10, 17, 20)  # cut steps where not all are measured
+METRICS = ("truth_psnr", "full_psnr", "input_psnr", "consistency", "flow", "detail")
+_FIRST_CLIP = 5000  # of those that nothing else was measured on
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model: a bundle, with its spatial cross-attention or with that zeroed."""
+
+    name: str
+    bundle: Path
+    sca: bool
+    cut_steps: tuple[int, ...]
+
+
+def evaluate(
+    bundles: Sequence[str | Path],
+    *,
+    clips: int = 36,
+    motion_clips: int = 12,
+    jobs: int = 2,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """Measure over ``clips`` clips, and motion over ``motion_clips``, in ``jobs`` processes of one thread.
+
+    Returns:
+        Provenance; ``curves``: for each model and cut step (None is never cut) mean, spread and 95 % interval of every
+        metric, and ``frechet`` with its interval; ``motion``: flow by ``motion_bucket_id``; ``truth``: the metrics of
+        the clips themselves. ``truth_psnr`` compares with the clip and ``full_psnr`` with the same model's never-cut
+        video, ``input_psnr`` the first frame with the input, all in dB; ``consistency`` is the PSNR in dB of each frame
+        against the next one warped onto it by their optical flow; ``flow`` is its mean length in pixels per frame;
+        ``detail`` the mean gradient of the last frame over the input's. ``frechet`` is the Fréchet distance to all
+        clips' distribution of the VAE's latents of a frame and their change since the frame before.
+
+    Raises:
+        UsageError: the bundles are not one with each ``tca``.
+    """
+    found = open_bundles(bundles)
+    if set(found) != {"fold", "remove"}:
+        raise UsageError("give two bundles, exported with --tca fold and --tca remove")
+    manifest = found["fold"].manifest
+    every = tuple(range(2, manifest.steps + 1))
+    kinds = (
+        Kind("TCA folded", found["fold"].root, True, every),
+        Kind("TCA removed", found["remove"].root, True, SHORT),
+        Kind("SCA zeroed", found["fold"].root, False, SHORT),
+    )
+    results = []
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        for done, one in enumerate(pool.map(_measure_clip, [(kinds, i) for i in range(clips)])):
+            progress("clips", done + 1, clips)
+            results.append(one)
+        moved = []
+        for done, flows in enumerate(pool.map(_measure_motion, [(kinds[0], i) for i in range(motion_clips)])):
+            progress("motion", done + 1, motion_clips)
+            moved.append(flows)
+    truth = [one["truth"] for one in results]
+    curves = []
+    for kind in kinds:
+        for cut in (None, *kind.cut_steps):
+            own = [one[kind.name, cut] for one in results]
+            curves.append({"model": kind.name, "cut_step": cut, **_summary(own), "frechet": frechet(own, truth)})
+    return {
+        "benchmark": "tiny",
+        **provenance("vcut_bench.tiny.evaluate"),
+        **about(manifest),
+        "steps": manifest.steps,
+        "clips": clips,
+        "photographs": names("held-out"),
+        "curves": curves,
+        "truth": _summary(truth),
+        "motion": [
+            {
+                "motion_bucket_id": bucket,
+                "displacement": round(bucket / 255 * FASTEST, 3),
+                **{key: metrics.summarize([[flows[bucket][key]] for flows in moved]) for key in ("flow", "change")},
+            }
+            for bucket in BUCKETS
+        ],
+    }
+
+
+def cells(found: Mapping[str, Any]) -> list[str]:
+    """Return a row of a table: the metrics, and the Fréchet distance where there is one."""
+    digits = {"flow": 2, "detail": 2}
+    shown = []
+    for name in ("full_psnr", "truth_psnr", "input_psnr", "consistency", "flow", "detail"):
+        value, d = found[name], digits.get(name, 1)
+        equal = value["mean"] >= metrics.MAX_PSNR and name.endswith("psnr")
+        shown.append("" if equal else f"{value['mean']:.{d}f} ± {value['std']:.{d}f}")
+    distance = found.get("frechet")
+    shown.append(f"{distance['mean']:.2f} ({distance['low']:.2f} to {distance['high']:.2f})" if distance else "")
+    return shown
+
+
+def describe(frames: np.ndarray, truth: np.ndarray, full: np.ndarray) -> dict[str, Any]:
+    """Return the metrics of a video, and the ``moments`` of its latents; frames are uint8 [F, H, W, 3]."""
+    flow, consistency = optical_flow(frames)
+    return {
+        "truth_psnr": metrics.psnr(frames, truth),
+        "full_psnr": metrics.psnr(frames, full),
+        "input_psnr": metrics.input_psnr(frames, truth[0]),
+        "consistency": consistency,
+        "flow": flow,
+        "detail": gradient(frames[-1]) / gradient(truth[0]),
+        "moments": moments(frames),
+    }
+
+
+def optical_flow(frames: np.ndarray) -> tuple[float, float]:
+    """Return the flow's mean length in pixels per frame, and the PSNR in dB of frames against their next one warped."""
+    from scipy.ndimage import map_coordinates
+    from skimage.registration import optical_flow_ilk
+
+    grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+    rows, columns = np.mgrid[: grey.shape[1], : grey.shape[2]].astype(np.float32)
+    lengths, errors = [], []
+    for one, after in pairwise(grey):
+        v, u = optical_flow_ilk(one, after, radius=5)
+        warped = map_coordinates(after, [rows + v, columns + u], order=1, mode="nearest")
+        inside = (slice(4, -4), slice(4, -4))
+        lengths.append(np.hypot(u, v)[inside].mean())
+        errors.append(np.square(warped - one)[inside].mean())
+    return float(np.mean(lengths)), min(metrics.MAX_PSNR, float(-10 * np.log10(max(np.mean(errors), 1e-12))))
+
+
+def gradient(image: np.ndarray) -> float:
+    """Return the mean absolute difference of neighbouring pixels of an image [H, W, 3], in levels."""
+    wide = image.astype(np.float32)
+    return float(np.abs(np.diff(wide, axis=0)).mean() + np.abs(np.diff(wide, axis=1)).mean()) / 2
+
+
+def moments(frames: np.ndarray) -> np.ndarray:
+    """Return sums of a video's features: [n + 1, n + 1] of (1, features), over positions of frames but the first."""
+    import torch
+
+    with torch.no_grad():
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
+        latents = _vae().encode(pixels).latent_dist.mode() * _vae().config.scaling_factor  # [F, C, h, w]
+    features = torch.cat([torch.ones_like(latents[1:, :1]), latents[1:], latents[1:] - latents[:-1]], dim=1)
+    rows = features.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
+    return rows.T @ rows
+
+
+def frechet(videos: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the Fréchet distance of two sets of videos by their moments, with a bootstrapped 95 % interval."""
+    own, real = (np.stack([video["moments"] for video in side]) for side in (videos, truth))
+    draw = np.random.default_rng(0)
+    drawn = []
+    for _ in range(200):
+        chosen = draw.integers(0, len(own), len(own))
+        drawn.append(_distance(own[chosen].sum(0), real[chosen].sum(0)))
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return {"mean": _distance(own.sum(0), real.sum(0)), "low": float(low), "high": float(high)}
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    (mean_a, covariance_a), (mean_b, covariance_b) = _gaussian(a), _gaussian(b)
+    root = _root(covariance_a)
+    cross = np.trace(_root(root @ covariance_b @ root))
+    return float(np.square(mean_a - mean_b).sum() + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross)
+
+
+def _gaussian(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean = sums[0, 1:] / sums[0, 0]
+    return mean, sums[1:, 1:] / sums[0, 0] - np.outer(mean, mean)
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+
+
+def _summary(videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: metrics.summarize([[video[name]] for video in videos]) for name in METRICS}
+
+
+def _measure_clip(task: tuple[tuple[Kind, ...], int]) -> dict[Any, dict[str, Any]]:
+    kinds, index = task
+    found = clip(_FIRST_CLIP + index, "held-out")
+    result: dict[Any, dict[str, Any]] = {"truth": describe(found.frames, found.frames, found.frames)}
+    options = {"fps": found.fps, "motion_bucket_id": found.motion_bucket_id}
+    for kind in kinds:
+        settings: list[Setting] = [(None, None), *(("mean", cut) for cut in kind.cut_steps)]
+        pipeline = _pipeline(kind)
+        full = None
+        for (_, cut), frames in sweep(
+            pipeline, found.frames[0], index, settings, pipeline.manifest.steps, options=options
+        ):
+            full = frames if full is None else full
+            result[kind.name, cut] = describe(frames, found.frames, full)
+    return result
+
+
+def _measure_motion(task: tuple[Kind, int]) -> dict[int, dict[str, float]]:
+    kind, index = task
+    image = clip(_FIRST_CLIP + index, "held-out", frames=range(1)).frames[0]
+    result = {}
+    for bucket in BUCKETS:
+        frames = _pipeline(kind)(image, motion_bucket_id=bucket, seed=index).frames
+        result[bucket] = {"flow": optical_flow(frames)[0], "change": metrics.motion(frames)}
+    return result
+
+
+@cache
+def _pipeline(kind: Kind) -> Pipeline:
+    import torch
+
+    torch.set_num_threads(1)
+    pipeline = Pipeline.load(kind.bundle, "onnxruntime-cpu", threads=1)
+    if not kind.sca:
+        run = pipeline.backend.run
+
+        def zeroed(graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+            outputs = run(graph, inputs)
+            if graph == "condition":
+                bias = pipeline.backend.download(outputs["sca_bias"])
+                outputs = {**outputs, "sca_bias": pipeline.backend.upload(np.zeros_like(bias))}
+            return outputs
+
+        pipeline.backend.run = zeroed
+    return pipeline
+
+
+@cache
+def _vae() -> Any:
+    import torch
+
+    from vcut_export.checkpoint import resolve
+    from vcut_export.weights import load_vae
+
+    return load_vae(resolve("svd-tiny"), "fp32", torch.float32)
+
+
+def main(
+    bundles: Annotated[list[Path], typer.Argument(help="Two, of --tca fold and --tca remove.", show_default=False)],
+    clips: Annotated[int, typer.Option(min=2, help="Clips of held-out photographs.")] = 36,
+    motion_clips: Annotated[int, typer.Option(min=2, help="Of these, clips whose motion is asked for.")] = 12,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread.")] = 2,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result here, as JSON.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Measure what svd-tiny does on held-out photographs."""
+    from vcut_runtime.terminal import print_json, progress_bars
+
+    with progress_bars(quiet or json) as progress:
+        result = evaluate(bundles, clips=clips, motion_clips=motion_clips, jobs=jobs, progress=progress)
+    if output is not None:
+        save(result, output)
+    if json:
+        print_json(result)
+
+
+if __name__ == "__main__":
+    from vcut_runtime.terminal import run_app
+
+    _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    _app.command()(main)
+    run_app(_app, "vcut_bench.tiny.evaluate")
