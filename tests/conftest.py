@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models import tiny
+
 # One level with attention and one without: half a minute less to trace than SVD's four.
 SMALL = {
     "unet": {
@@ -43,14 +45,14 @@ DYNAMIC: dict[str, Any] = {
 
 
 def make_checkpoint(folder: Path, **components: dict) -> Path:
-    """Write svd-tiny, with changes to its configurations, as a diffusers folder in fp32."""
+    """Write ``TINY``, with changes to its configurations, as a diffusers folder in fp32."""
     import dataclasses
 
-    from vcut_export import resolve, save_checkpoint
+    from vcut_export import save_checkpoint
 
-    tiny = resolve("svd-tiny", seed=1)
-    configs = {name: {**config, **components.get(name, {})} for name, config in tiny.configs.items()}
-    save_checkpoint(dataclasses.replace(tiny, configs=configs), folder)
+    model = tiny(seed=1)
+    configs = {name: {**config, **components.get(name, {})} for name, config in model.configs.items()}
+    save_checkpoint(dataclasses.replace(model, configs=configs), folder)
     return folder
 
 
@@ -77,7 +79,7 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """svd-tiny, at SVD's full depth, as a diffusers folder."""
+    """``TINY``, at SVD's full depth, as a diffusers folder."""
     return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
 
 
@@ -89,7 +91,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Compile svd-tiny in fp32 with the given ``tca`` at most once."""
+    """Compile ``TINY`` in fp32 with the given ``tca`` at most once."""
     from vcut_export import export
 
     folder = tmp_path_factory.mktemp("bundles")
@@ -125,7 +127,7 @@ def dynamic_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def tiny_dynamic_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """svd-tiny, TCA folded, in fp32, with sizes that a run may choose."""
+    """``TINY``, TCA folded, in fp32, with sizes that a run may choose."""
     from vcut_export import export
 
     bundle = tmp_path_factory.mktemp("bundles") / "tiny-dynamic"

@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 
 from vcut_export import weights
+from vcut_export.cpu_layers import prefer_cpu_kernels
 from vcut_export.feed_forward import chunk_feed_forwards
 from vcut_export.fold import Projection, fold, project_cross_attention
 from vcut_export.graphs import Condition, Decode, QualityImprovement, SemanticBinding
@@ -50,6 +51,8 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
             packed = fold(unet, projection, plan.frame_positions)
             if plan.low_memory:
                 chunk_feed_forwards(unet)
+            if plan.precision == "fp32":
+                prefer_cpu_kernels(unet)
             slices = projection.slices
             writer.bias_channels = len(projection.bias)
         if "semantic_binding" in stale:

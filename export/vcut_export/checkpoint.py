@@ -91,6 +91,10 @@ def resolve(model: str, *, revision: str | None = None, random_weights: bool = F
     if model in known:
         preset = known[model]
         defaults = {key: preset[key] for key in ("height", "width", "precision")}
+        if "folder" in preset and not random_weights:
+            folder = Path(str(resources.files("vcut_export").joinpath(preset["folder"])))
+            configs = _read_configs(folder)
+            return _checked(Checkpoint(model, configs, None, _contents(folder), folder, None, defaults))
         if random_weights or "hub" not in preset:
             configs = {component: preset[component] for component in CONFIG_FILES}
             return _checked(Checkpoint(model, configs, None, None, None, seed, defaults))
@@ -199,6 +203,15 @@ def _defaults(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         return {"height": 576, "width": 1024, "precision": "fp16"}
     height, width = size if isinstance(size, list) else (size, size)
     return {"height": height * factor, "width": width * factor, "precision": "fp16"}
+
+
+def _contents(folder: Path) -> str:
+    """The sha256 of all weights: of a model that comes with the package, on every machine the same."""
+    digest = hashlib.sha256()
+    for component in WEIGHTED:
+        for file in sorted((folder / component).glob("*.safetensors")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _fingerprint(folder: Path) -> str:

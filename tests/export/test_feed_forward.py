@@ -10,7 +10,8 @@ import onnx
 import pytest
 import torch
 
-from vcut_export import export, resolve, weights
+from models import tiny
+from vcut_export import export, weights
 from vcut_export.feed_forward import ChunkedFeedForward, chunk_feed_forwards
 
 
@@ -44,7 +45,7 @@ def test_parts_of_svd_xt_in_fp16(batch: int, channels: int, pixels: int, parts: 
 
 
 def test_every_feed_forward_of_a_unet_is_replaced_and_keeps_its_parameter_names() -> None:
-    unet = weights.load_unet(resolve("svd-tiny", seed=2), "fp32", torch.float32)
+    unet = weights.load_unet(tiny(seed=2), "fp32", torch.float32)
     names = [name for name, _ in unet.named_parameters()]
     changed = copy.deepcopy(unet)
     chunk_feed_forwards(changed)
@@ -62,5 +63,5 @@ def test_graphs_in_parts_agree_with_unmodified_modules(
     result = export(str(small_checkpoint), tmp_path / "bundle", **options)
     assert max(result.errors.values()) < 1e-4
     graph = onnx.load(tmp_path / "bundle/onnx/semantic_binding.onnx", load_external_data=False).graph
-    projections = [node.input[1] for node in graph.node if node.op_type == "MatMul" and "net.0.proj" in node.input[1]]
+    projections = [node.input[1] for node in graph.node if node.op_type == "MatMul" and "net.0.value" in node.input[1]]
     assert len(projections) >= 2 * len(set(projections)) > 0

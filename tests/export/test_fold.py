@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from models import tiny
 from vcut_export import resolve, weights
 from vcut_export.fold import ConstantBlend, FramePositionTable, fold, fold_blends, project_cross_attention
 
 
 @pytest.fixture(scope="module")
 def unet() -> Any:
-    return weights.load_unet(resolve("svd-tiny", seed=2), "fp32", torch.float32)
+    return weights.load_unet(tiny(seed=2), "fp32", torch.float32)
 
 
 def attn2_blocks(unet: Any, kind: str) -> list[Any]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import models
 from vcut_export import resolve
 from vcut_export.checkpoint import Checkpoint
 from vcut_export.plan import decode_context, default_decode_chunk, make_manifest, make_plan
@@ -21,7 +22,7 @@ UNET = {"semantic_binding", "quality_improvement"}
 
 @pytest.fixture(scope="module")
 def tiny() -> Checkpoint:
-    return resolve("svd-tiny")
+    return models.tiny()
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def tiny() -> Checkpoint:
         ("svd", 14, (576, 1024), "fp16"),
         ("svd-xt", 25, (576, 1024), "fp16"),
         ("svd-xt-1.1", 25, (576, 1024), "fp16"),
-        ("svd-tiny", 14, (64, 96), "fp32"),
+        ("svd-tiny", 12, (72, 96), "fp32"),
     ],
 )
 def test_presets_have_their_defaults(model: str, frames: int, size: tuple[int, int], precision: str) -> None:
@@ -105,7 +106,7 @@ def test_an_option_touches_only_its_graphs(tiny: Checkpoint, options: Any, touch
 
 
 def test_other_weights_touch_everything(tiny: Checkpoint) -> None:
-    before, after = make_plan(tiny).keys, make_plan(resolve("svd-tiny", seed=1)).keys
+    before, after = make_plan(tiny).keys, make_plan(models.tiny(seed=1)).keys
     assert all(before[name] != after[name] for name in before)
 
 

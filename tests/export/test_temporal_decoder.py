@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from vcut_export import resolve, weights
+from models import tiny
+from vcut_export import weights
 from vcut_export.graphs import Decode
 from vcut_export.temporal_decoder import SpaceTimeBlock, TemporalConv
 from vcut_runtime.schedule import decode_chunks
@@ -17,7 +18,7 @@ from vcut_runtime.schedule import decode_chunks
 
 @pytest.fixture(scope="module")
 def vae() -> Any:
-    vae = weights.load_vae(resolve("svd-tiny", seed=3), "fp32", torch.float32)
+    vae = weights.load_vae(tiny(seed=3), "fp32", torch.float32)
     for name, parameter in vae.decoder.named_parameters():
         if name.endswith("mix_factor"):
             torch.nn.init.normal_(parameter)  # every block another blend

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models import tiny
 from vcut_export import resolve, weights
 from vcut_runtime import UsageError, VcutError
 
@@ -55,9 +56,7 @@ def test_truncated_weights_are_a_one_line_failure(folder: Path) -> None:
 
 
 def test_random_weights_depend_on_the_seed_and_on_nothing_else() -> None:
-    one, same, other = (
-        weights.load_vae(resolve("svd-tiny", seed=seed), "fp32", torch.float32).state_dict() for seed in (4, 4, 5)
-    )
+    one, same, other = (weights.load_vae(tiny(seed=seed), "fp32", torch.float32).state_dict() for seed in (4, 4, 5))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
     assert all(torch.isfinite(value).all() for value in one.values())
@@ -89,10 +88,7 @@ def test_a_missing_weight_is_never_made_up(folder: Path, component: str, name: s
 
 
 def test_random_weights_are_the_same_in_every_precision() -> None:
-    full, half = (
-        weights.load_vae(resolve("svd-tiny", random_weights=True), "fp16", dtype).state_dict()
-        for dtype in (torch.float32, torch.float16)
-    )
+    full, half = (weights.load_vae(tiny(), "fp16", dtype).state_dict() for dtype in (torch.float32, torch.float16))
     assert all(torch.equal(full[name].half(), half[name]) for name in full)
 
 

@@ -29,8 +29,8 @@ from vcut_bench.tiny.photos import names
 from vcut_runtime import Pipeline
 from vcut_runtime.errors import UsageError
 
-BUCKETS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
-SHORT = (2, 5, 10, 17, 20)  # cut steps where not all are measured
+BUCKETS = (0, 51, 102, 153, 204, 255)
+SHORT = (2, 10, 17)  # cut steps where not all are measured
 METRICS = ("truth_psnr", "full_psnr", "input_psnr", "consistency", "flow", "detail")
 _FIRST_CLIP = 5000  # of those that nothing else was measured on
 

@@ -1,10 +1,10 @@
-"""What `svd-tiny` is made of: diffusers' own classes, configured to fit in 16 MB of fp16 weights."""
+"""What `svd-tiny` is made of: diffusers' own classes, as the preset configures them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vcut_export.checkpoint import resolve
+from vcut_export.checkpoint import CONFIG_FILES, presets
 
 if TYPE_CHECKING:
     import torch
@@ -12,21 +12,11 @@ if TYPE_CHECKING:
 FRAMES, HEIGHT, WIDTH = 12, 72, 96  # of a video
 COMPONENTS = ("vae", "unet", "image_encoder")
 
-_CHANGES: dict[str, dict[str, Any]] = {
-    "vae": {"latent_channels": 24, "layers_per_block": 1, "block_out_channels": [64, 64, 64, 64]},
-    "unet": {
-        "in_channels": 48,
-        "out_channels": 24,
-        "block_out_channels": [64, 64, 32, 32],
-        "num_attention_heads": [2, 2, 1, 1],
-    },
-}
-
 
 def configs() -> dict[str, dict[str, Any]]:
     """Return diffusers' configurations by component."""
-    base = resolve("svd-tiny").configs
-    return {component: {**config, **_CHANGES.get(component, {})} for component, config in base.items()}
+    preset = presets()["svd-tiny"]
+    return {component: preset[component] for component in CONFIG_FILES}
 
 
 def build(component: str, seed: int = 0) -> Any:
