@@ -34,10 +34,10 @@ def prefer_cpu_kernels(unet: nn.Module) -> None:
     from diffusers.models.activations import GEGLU
     from diffusers.models.resnet import TemporalResnetBlock
 
-    parent: Any
     for parent in list(unet.modules()):
         if isinstance(parent, TemporalResnetBlock):
-            parent.conv1, parent.conv2 = TemporalConv(parent.conv1), TemporalConv(parent.conv2)
+            for name in ("conv1", "conv2"):
+                setattr(parent, name, TemporalConv(getattr(parent, name)))
         for name, child in list(parent.named_children()):
             if isinstance(child, GEGLU):
                 setattr(parent, name, SplitGEGLU(child))
