@@ -38,19 +38,28 @@ def test_a_changed_result_changes_the_table(tmp_path: Path) -> None:
     assert "123.00 x" in fill(README, tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="of 2 shared cores: 1.6 x eager, and DeepCache at interval 3 is faster than c=17"
-)
-def test_the_kept_latency_reaches_the_bars() -> None:
-    """A recorded measurement, not one of this run; strict, so that the mark goes when the bars are reached."""
-    for path in RESULTS.glob("latency-cpu-*.json"):
-        result = json.loads(path.read_text())
-        found = {name: row for name, row in result["configurations"].items() if "skipped" not in row}
-        ours = found[f"vcut c={result['cut_step']}"]
-        assert ours["speedup_over_diffusers"]["median"] >= 1.8
-        for name, row in found.items():
-            if not name.startswith("vcut"):
-                assert row["vcut_is_faster_by"]["median"] > 1, name
+def kept_latency() -> tuple[str, dict[str, dict]]:
+    """The recorded measurement on a CPU: the configuration at the bundle's cut step, and all of them."""
+    (path,) = RESULTS.glob("latency-cpu-*.json")
+    result = json.loads(path.read_text())
+    found = {name: row for name, row in result["configurations"].items() if "skipped" not in row}
+    return f"vcut c={result['cut_step']}", found
+
+
+def test_the_kept_latency_reaches_its_bars() -> None:
+    ours, found = kept_latency()
+    assert found[ours]["speedup_over_diffusers"]["median"] >= 1.8
+    others = {name: row for name, row in found.items() if not name.startswith("vcut") and name != "deepcache"}
+    assert len(others) >= 6
+    for name, row in others.items():
+        assert row["vcut_is_faster_by"]["median"] > 1, name
+
+
+@pytest.mark.xfail(strict=True, reason="DeepCache at interval 3 is faster on a CPU")
+def test_the_kept_latency_is_ahead_of_deepcache_at_interval_3() -> None:
+    """Strict, so that the mark goes when the bar is reached."""
+    _, found = kept_latency()
+    assert found["deepcache"]["vcut_is_faster_by"]["median"] > 1
 
 
 def test_the_kept_full_size_export_reaches_its_bars() -> None:
