@@ -147,7 +147,7 @@ def _macs(result: dict[str, Any]) -> str:
     rows = [_head("model", *step), *_rows(step_rows(result)), ""]
     shown = [row for row in video_rows(result) if row[1] != "TCA removed" or row[4]]
     rows += [_head("model", *video), *_rows(shown)]
-    what = "MACs of linear and convolution layers, and with attention's matrix products; 576x1024, svd-tiny 64x96"
+    what = "MACs of linear and convolution layers, and with attention's matrix products; 576x1024, svd-tiny 72x96"
     what += (
         f"; {result['steps']} steps; counted in {result['seconds']:.0f} s, {result['peak_memory_bytes'] / 1e9:.1f} GB"
     )
