@@ -519,6 +519,7 @@ def alive(pid: int) -> bool:
 
 # Prints the worker's process id once the worker is at work.
 STOPPED = """
+import signal
 import subprocess
 from contextlib import nullcontext
 import vcut_engines.cli
@@ -532,6 +533,7 @@ def progress(graph, phase, done, total):
     if phase != "start" and workers:
         print(workers.pop().pid, flush=True)
 subprocess.Popen = Popen
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 vcut_engines.cli.build_progress = lambda quiet: nullcontext(progress)
 main()
 """
