@@ -182,18 +182,8 @@ def _fidelity(result: Result) -> Iterable[Plot]:
             continue
         lines, rows = [], []
         for name, curves in groups.items():
-            own = sorted(
-                ((steps + 1 if c["cut_step"] is None else c["cut_step"], c[metric]) for c in curves if metric in c),
-                key=lambda found: found[0],
-            )
-            with_ends = all(value["low"] is not None for _, value in own)
-            lines.append(
-                Line(
-                    name,
-                    [(cut, value["mean"]) for cut, value in own],
-                    [(value["low"], value["high"]) for _, value in own] if with_ends else (),
-                )
-            )
+            own = _by_cut(curves, metric, steps)
+            lines.append(_cut_line(name, own))
             rows += [
                 [name, _cut(cut, steps), f"{v['mean']:.4g}", f"{v['std']:.3g}", _interval(v), str(v["n"])]
                 for cut, v in own
@@ -203,8 +193,7 @@ def _fidelity(result: Result) -> Iterable[Plot]:
             lines.append(Line("diffusers", [(1, baseline["mean"])], reference=True))
             rows.append(["diffusers", "", f"{baseline['mean']:.4g}", f"{baseline['std']:.3g}", _interval(baseline),
                          str(baseline["n"])])  # fmt: skip
-        ticks = {x: _cut(int(x), steps) for line in lines if not line.reference for x, _ in line.points}
-        chart = line_chart(lines, title=title, x_label="cut step c", y_label=unit, ticks=dict(sorted(ticks.items())))
+        chart = _cut_chart(lines, title, unit, steps)
         ends = ", bars are 95 % intervals over images" if any(line.intervals for line in lines) else ""
         dashed = "; dashed: diffusers' own videos" if baseline is not None else ""
         yield Plot(
@@ -234,17 +223,14 @@ def _tiny(result: Result) -> Iterable[Plot]:
             own = [c for c in result["curves"] if c["model"] == model]
             if metric == "full_psnr":
                 own = [c for c in own if c["cut_step"] is not None]
-            points = [(steps + 1 if c["cut_step"] is None else c["cut_step"], c[metric]) for c in own]
-            points.sort(key=lambda point: point[0])
-            ends = [(value["low"], value["high"]) for _, value in points]
-            lines.append(Line(model, [(cut, value["mean"]) for cut, value in points], ends))
+            points = _by_cut(own, metric, steps)
+            lines.append(_cut_line(model, points))
             rows += [[model, _cut(cut, steps), f"{v['mean']:.4g}", _interval(v)] for cut, v in points]
         truth = result["truth"].get(metric) if metric in ("consistency", "detail", "flow") else None
         if truth is not None:
             lines.append(Line("the clips", [(2, truth["mean"])], reference=True))
             rows.append(["the clips", "", f"{truth['mean']:.4g}", _interval(truth)])
-        ticks = {x: _cut(int(x), steps) for line in lines if not line.reference for x, _ in line.points}
-        chart = line_chart(lines, title=title, x_label="cut step c", y_label=unit, ticks=dict(sorted(ticks.items())))
+        chart = _cut_chart(lines, title, unit, steps)
         dashed = "; dashed: the clips themselves" if truth is not None else ""
         yield Plot(
             title,
@@ -480,6 +466,24 @@ def _seams(result: Result) -> Iterable[Plot]:
             ],
             [legend(Legend(mark="elsewhere")), bar_chart(bars, title="Error at seams")],
         )
+
+
+def _by_cut(curves: Iterable[Result], metric: str, steps: int) -> list[tuple[int, Result]]:
+    """Return the cut steps with what was found of ``metric``, in order; never cut comes last, after all steps."""
+    found = [(steps + 1 if c["cut_step"] is None else c["cut_step"], c[metric]) for c in curves if metric in c]
+    return sorted(found, key=lambda point: point[0])
+
+
+def _cut_line(name: str, points: Sequence[tuple[int, Result]]) -> Line:
+    """Return the means, with their intervals where all have one."""
+    with_ends = all(value["low"] is not None for _, value in points)
+    ends = [(value["low"], value["high"]) for _, value in points] if with_ends else ()
+    return Line(name, [(cut, value["mean"]) for cut, value in points], ends)
+
+
+def _cut_chart(lines: Sequence[Line], title: str, unit: str, steps: int) -> Element:
+    ticks = {x: _cut(int(x), steps) for line in lines if not line.reference for x, _ in line.points}
+    return line_chart(lines, title=title, x_label="cut step c", y_label=unit, ticks=dict(sorted(ticks.items())))
 
 
 def _cut(cut: int, steps: int) -> str:

@@ -189,11 +189,12 @@ def _tiny(result: dict[str, Any]) -> str:
         cut = "none" if curve["cut_step"] is None else curve["cut_step"]
         rows.append(f"| {curve['model']} | {cut} | {' | '.join(cells(curve))} |")
     rows += ["", _head("motion_bucket_id", *(str(point["motion_bucket_id"]) for point in result["motion"]))]
-    for key, title, digits in (("displacement", "asked for, pixels per frame", 2), ("flow", "optical flow", 2)):
-        values = [point[key] if key == "displacement" else point[key]["mean"] for point in result["motion"]]
-        rows.append(f"| {title} | {' | '.join(f'{value:.{digits}f}' for value in values)} |")
-    levels = (f"{point['change']['mean']:.1f}" for point in result["motion"])
-    rows.append(f"| change between frames, levels of 255 | {' | '.join(levels)} |")
+    motion = (
+        ("asked for, pixels per frame", [f"{point['displacement']:.2f}" for point in result["motion"]]),
+        ("optical flow", [f"{point['flow']['mean']:.2f}" for point in result["motion"]]),
+        ("change between frames, levels of 255", [f"{point['change']['mean']:.1f}" for point in result["motion"]]),
+    )
+    rows += [f"| {title} | {' | '.join(values)} |" for title, values in motion]
     what = (
         f"{result['model']}; means ± standard deviation over {result['clips']} clips of held-out photographs "
         f"({', '.join(result['photographs'])}), {result['precision']}; PSNR in dB; consistency: PSNR of a frame to "

@@ -26,12 +26,13 @@ from vcut_bench.compiled import Setting, open_bundles, sweep
 from vcut_bench.machine import about, provenance, save
 from vcut_bench.tiny.clips import FASTEST, clip
 from vcut_bench.tiny.photos import names
+from vcut_bench.tiny.train_vae import pixels
 from vcut_runtime import Pipeline
 from vcut_runtime.errors import UsageError
 
 BUCKETS = (0, 51, 102, 153, 204, 255)
 SHORT = (2, 10, 17)  # cut steps where not all are measured
-METRICS = ("truth_psnr", "full_psnr", "input_psnr", "consistency", "flow", "detail")
+METRICS = ("full_psnr", "truth_psnr", "input_psnr", "consistency", "flow", "detail")
 _FIRST_CLIP = 5000  # of those that nothing else was measured on
 
 
@@ -116,7 +117,7 @@ def cells(found: Mapping[str, Any]) -> list[str]:
     """Return a row of a table: the metrics, and the Fréchet distance where there is one."""
     digits = {"flow": 2, "detail": 2}
     shown = []
-    for name in ("full_psnr", "truth_psnr", "input_psnr", "consistency", "flow", "detail"):
+    for name in METRICS:
         value, d = found[name], digits.get(name, 1)
         equal = value["mean"] >= metrics.MAX_PSNR and name.endswith("psnr")
         shown.append("" if equal else f"{value['mean']:.{d}f} ± {value['std']:.{d}f}")
@@ -167,8 +168,7 @@ def moments(frames: np.ndarray) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents = _vae().encode(pixels).latent_dist.mode() * _vae().config.scaling_factor  # [F, C, h, w]
+        latents = _vae().encode(pixels(frames)).latent_dist.mode() * _vae().config.scaling_factor  # [F, C, h, w]
     features = torch.cat([torch.ones_like(latents[1:, :1]), latents[1:], latents[1:] - latents[:-1]], dim=1)
     rows = features.permute(0, 2, 3, 1).flatten(0, 2).double().numpy()
     return rows.T @ rows
