@@ -223,7 +223,9 @@ class FakeEngine:
         return tuple(-1 if isinstance(d, str) else d for d in self._tensor(name)["shape"])
 
     def get_tensor_dtype(self, name: str) -> Any:
-        return SimpleNamespace(name={"float32": "FLOAT", "uint8": "UINT8"}[self._tensor(name)["dtype"]])
+        return SimpleNamespace(
+            name={"float32": "FLOAT", "float16": "HALF", "uint8": "UINT8"}[self._tensor(name)["dtype"]]
+        )
 
     def create_execution_context(self, how: Any) -> FakeContext:
         return FakeContext(self, how)

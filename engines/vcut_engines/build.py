@@ -25,8 +25,8 @@ from vcut_runtime.errors import BundleError, UsageError, VcutError
 from vcut_runtime.graphs import dimensions, sized
 from vcut_runtime.machine import cache_folder, file_name, peak_memory, total_memory
 from vcut_runtime.manifest import (
-    GRAPHS,
     SCHEMA_VERSION,
+    SHALLOW,
     EngineEntry,
     EngineSet,
     GraphEntry,
@@ -105,7 +105,7 @@ def build(
     old = manifest.engines.get(target.name)
     there = {} if old is None or force else old.engines
     kept = {name: entry for name, entry in there.items() if entry.key == keys[name] and _is_whole(opened, entry)}
-    stale = tuple(name for name in GRAPHS if name not in kept)
+    stale = tuple(name for name in manifest.graph_names if name not in kept)
     if not stale:
         return BuildResult(opened.root, target.name, "", (), kept)
     _check_room(opened, stale)
@@ -131,7 +131,7 @@ def build(
             version=target.version,
             compute_capability=target.compute_capability,
             gpu=target.gpu,
-            engines={name: {**kept, **made}[name] for name in GRAPHS},
+            engines={name: {**kept, **made}[name] for name in manifest.graph_names},
         )
         _publish(opened, target.name, result, written, began)
     return BuildResult(
@@ -198,7 +198,7 @@ def _recipes(manifest: Manifest, target: Target, decode_chunk: int | None) -> di
             profile=profile(manifest.graphs[name]),
             tf32=manifest.precision != "fp32",
         )
-        for name in GRAPHS
+        for name in manifest.graph_names
     }
 
 
@@ -392,7 +392,8 @@ def _publish(bundle: Bundle, target: str, engines: EngineSet, made: Mapping[Path
 def _check_room(bundle: Bundle, stale: tuple[str, ...]) -> None:
     """Refuse early what would fail after minutes: a full disk, a machine without the memory."""
     manifest = bundle.manifest
-    weights = [manifest.weights[manifest.graphs[name].weights].bytes for name in stale]
+    graphs = [name for name in stale if name not in SHALLOW.values()]  # those have a hundredth of the UNet's weights
+    weights = [manifest.weights[manifest.graphs[name].weights].bytes for name in graphs or stale[:1]]
     free = shutil.disk_usage(bundle.root).free
     if sum(weights) * 1.05 > free:
         raise UsageError(

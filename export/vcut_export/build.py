@@ -16,6 +16,7 @@ import torch
 
 from vcut_export import weights
 from vcut_export.cpu_layers import prefer_cpu_kernels
+from vcut_export.deep_features import split_unet
 from vcut_export.feed_forward import chunk_feed_forwards
 from vcut_export.fold import Projection, fold, project_cross_attention
 from vcut_export.graphs import Condition, Decode, QualityImprovement, SemanticBinding
@@ -24,7 +25,7 @@ from vcut_export.plan import WEIGHTS, Plan
 from vcut_export.tracing import GraphSpec, trace_all
 from vcut_runtime import __version__
 from vcut_runtime.graphs import graph_tensors
-from vcut_runtime.manifest import BiasSlice, FileEntry, GraphEntry, describe_sizes
+from vcut_runtime.manifest import SHALLOW, BiasSlice, FileEntry, GraphEntry, describe_sizes
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -56,12 +57,13 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
             slices = projection.slices
             writer.bias_channels = len(projection.bias)
         if "semantic_binding" in stale:
-            writer.write(
-                {
-                    "semantic_binding": SemanticBinding(unet, packed),
-                    "quality_improvement": QualityImprovement(unet, packed),
-                }
-            )
+            shallow = split_unet(unet, packed) if plan.deep_cache else None
+            steps = {"semantic_binding": SemanticBinding, "quality_improvement": QualityImprovement}
+            modules = {name: step(unet, packed) for name, step in steps.items()}
+            if shallow is not None:
+                modules |= {SHALLOW[name]: step(shallow, packed) for name, step in steps.items()}
+            writer.write(modules)
+            del modules, shallow
         del unet, packed
         gc.collect()
     rest: dict[str, torch.nn.Module] = {}
@@ -166,6 +168,8 @@ def _spec(plan: Plan, name: str, bias: int) -> GraphSpec:
         decode_frames=plan.decode_frames,
         dynamic=plan.dynamic,
         encoder_size=plan.checkpoint.configs["image_encoder"].get("image_size", 224),
+        deep_features=plan.deep_features,
+        precision=plan.precision,
     )[name]
     return GraphSpec(name, tensors.inputs, tensors.outputs, plan.precision == "fp32", plan.examples)
 
@@ -174,6 +178,8 @@ _DESCRIPTIONS = {
     "condition": "Image to VAE latents and to the packed bias of the folded cross-attentions.",
     "semantic_binding": "One denoising step with classifier-free guidance (VCUT's semantic binding stage).",
     "quality_improvement": "One conditional denoising step (VCUT's quality improvement stage).",
+    "semantic_binding_shallow": "A guided denoising step that takes the deep features of an earlier one.",
+    "quality_improvement_shallow": "A conditional denoising step that takes the deep features of an earlier one.",
     "decode": "Latents of a chunk of frames to 8-bit RGB.",
 }
 

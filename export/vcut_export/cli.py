@@ -45,6 +45,10 @@ def export_command(
     low_memory: Annotated[
         bool, typer.Option("--low-memory", help="For GPUs of 8 GB: steps take a third less memory, decoding is slower.")
     ] = False,
+    deep_cache: Annotated[
+        bool,
+        typer.Option("--deep-cache", help="Compile shallow steps too, for runs with --cache-interval (DeepCache)."),
+    ] = False,
     decode_chunk: Annotated[
         int | None, typer.Option(help="Frames decoded at a time. [default: what takes no more memory than a step]")
     ] = None,
@@ -91,6 +95,7 @@ def export_command(
             precision=cast(Any, precision),
             tca=cast(Any, tca),
             low_memory=low_memory,
+            deep_cache=deep_cache,
             decode_chunk=decode_chunk,
             dynamic=None if dynamic is None else parse_ranges(dynamic),
             engines=cast(Any, engines),

@@ -67,6 +67,7 @@ def export(
     precision: Precision | None = None,
     tca: Tca = "remove",
     low_memory: bool = False,
+    deep_cache: bool = False,
     decode_chunk: int | None = None,
     dynamic: Mapping[str, tuple[int, int]] | None = None,
     engines: Engines = "none",
@@ -96,6 +97,8 @@ def export(
         precision: of the network bodies.
         tca: ``remove`` temporal cross-attention (the paper) or ``fold`` its constant (exact).
         low_memory: for GPUs with little memory: a guided step takes a third less, decoding goes in smaller chunks.
+        deep_cache: compile shallow steps too, which reuse the deep layers' output of an earlier step; a run chooses how
+            often, see ``cache_interval`` of :class:`vcut_runtime.Pipeline`.
         decode_chunk: frames decoded at a time; by default what takes no more memory than a guided step.
         dynamic: least and most of the ``frames``, ``height`` and ``width`` that a run may choose; the sizes above are
             then what it does by default.
@@ -124,6 +127,7 @@ def export(
         precision=precision,
         tca=tca,
         low_memory=low_memory,
+        deep_cache=deep_cache,
         decode_chunk=decode_chunk,
         dynamic=dynamic,
     )
@@ -136,7 +140,7 @@ def export(
     root = _place(root)
     old = _existing(root, plan, force)
     kept = {} if old is None or force else _kept(old, plan)
-    stale: tuple[str, ...] = tuple(graph for graph in WEIGHTS if graph not in kept)
+    stale: tuple[str, ...] = tuple(graph for graph in plan.keys if graph not in kept)
     manifest = None if stale or old is None else make_manifest(plan, old.sca_bias, kept, old.weights, old.engines)
     errors: dict[str, float] = {}
     if manifest is None or manifest != old:
@@ -229,11 +233,11 @@ def _is_ours(manifest: Path) -> bool:
 
 
 def _kept(old: Manifest, plan: Plan) -> dict[str, GraphEntry]:
-    """Graphs of the old bundle made from the same things; the two UNet graphs go together, they share weights."""
+    """Graphs of the old bundle made from the same things; the UNet's graphs go together, they share weights."""
     kept = {name: graph for name, graph in old.graphs.items() if graph.key == plan.keys.get(name)}
-    pair = ("semantic_binding", "quality_improvement")
-    if not all(name in kept for name in pair):
-        kept = {name: graph for name, graph in kept.items() if name not in pair}
+    steps = [name for name in plan.keys if WEIGHTS[name] == WEIGHTS["semantic_binding"]]
+    if not all(name in kept for name in steps):
+        kept = {name: graph for name, graph in kept.items() if name not in steps}
     return kept
 
 

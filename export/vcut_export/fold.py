@@ -41,12 +41,14 @@ class PackedBias:
     """What a step being traced hands to its folded blocks.
 
     The step writes its ``sca_bias`` rows, of which every folded attention reads its slice; the UNet's two embeddings
-    write their sum, which every residual block reads.
+    write their sum, which every residual block reads. Deep features are written by a full step's UNet and by a shallow
+    step, whose UNet reads them.
     """
 
     def __init__(self) -> None:
         self.rows: torch.Tensor | None = None  # [B, N]
         self.time: torch.Tensor | None = None  # [B, channels], then, micro-conditioning added, [1, channels]
+        self.features: torch.Tensor | None = None  # [B * F, channels, h, w], see deep_features
 
 
 class FoldedCrossAttention(nn.Module):

@@ -1,7 +1,8 @@
-"""The four graphs of a bundle as torch modules: what is traced is exactly what the bundle computes.
+"""The graphs of a bundle as torch modules: what is traced is exactly what the bundle computes.
 
-Every input and output is float32 (``frames`` is uint8); latents and sigma arithmetic stay float32 and only the network
-bodies run in the bundle's precision. Shapes: F frames, H x W pixels, h x w latent pixels, N the width of ``sca_bias``.
+Every input and output is float32 (``frames`` is uint8, ``deep_features`` are halves in fp16); latents and sigma
+arithmetic stay float32 and only the network bodies run in the bundle's precision. Shapes: F frames, H x W pixels, h x w
+latent pixels, N the width of ``sca_bias``, C channels of latents, D of deep features.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from vcut_export.temporal_decoder import spare_memory
 
 
 class _DenoisingStep(nn.Module):
-    """A folded UNet inside one Euler step of the v-prediction EDM schedule (Karras et al. 2022; SVD's scheduler)."""
+    """A folded UNet inside one Euler step of the v-prediction EDM schedule (Karras et al. 2022; SVD's scheduler).
+
+    A UNet that hands on its deep features (``deep_features.split_unet``) makes them the step's second output; the
+    shallow one takes them as the step's last input.
+    """
 
     def __init__(self, unet: nn.Module, packed: PackedBias) -> None:
         super().__init__()
@@ -29,20 +34,26 @@ class _DenoisingStep(nn.Module):
         sca_bias: torch.Tensor,  # [B, N]
         sigma: torch.Tensor,  # [1]
         added_time_ids: torch.Tensor,  # [1, 3]
-    ) -> torch.Tensor:  # [B, F, C, h, w], float32
+        deep_features: torch.Tensor | None,  # [B, F, D, h, w]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:  # [B, F, C, h, w], float32, and the features handed on, if any
         dtype = self.unet.conv_in.weight.dtype
-        batch = model_input.shape[0]
+        batch, frames = model_input.shape[:2]
         self.packed.rows = sca_bias.to(dtype)
+        self.packed.features = None if deep_features is None else deep_features.to(dtype).flatten(0, 1)
         try:
-            return self.unet(
+            v = self.unet(
                 model_input.to(dtype),
                 0.25 * torch.log(sigma),
                 encoder_hidden_states=model_input.new_zeros(batch, 1, 1, dtype=dtype),  # ignored, see fold()
                 added_time_ids=added_time_ids.expand(batch, -1),
                 return_dict=False,
             )[0].float()
+            if deep_features is not None or self.packed.features is None:
+                return v, ()
+            given = self.packed.features.unflatten(0, (batch, frames))
+            return v, (given.float() if dtype == torch.bfloat16 else given,)
         finally:
-            self.packed.rows = self.packed.time = None
+            self.packed.rows = self.packed.time = self.packed.features = None
 
 
 class SemanticBinding(_DenoisingStep):
@@ -57,15 +68,18 @@ class SemanticBinding(_DenoisingStep):
         sigma_next: torch.Tensor,  # [1]
         added_time_ids: torch.Tensor,  # [1, 3]: fps - 1, motion bucket, noise augmentation
         guidance_scale: torch.Tensor,  # [F]
-    ) -> torch.Tensor:  # [1, F, C, h, w]
+        deep_features: torch.Tensor | None = None,  # [2, F, D, h, w]
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:  # [1, F, C, h, w], and deep features handed on
         image = image_latents[:, None].expand_as(latents)
         scaled = latents * torch.rsqrt(sigma * sigma + 1.0)
         both = torch.cat([scaled, scaled])
         condition = torch.cat([torch.zeros_like(image), image])
-        v = self.velocity(torch.cat([both, condition], dim=2), sca_bias, sigma, added_time_ids)
+        model_input = torch.cat([both, condition], dim=2)
+        v, given = self.velocity(model_input, sca_bias, sigma, added_time_ids, deep_features)
         unconditional, conditional = v[:1], v[1:]
         v = unconditional + guidance_scale[None, :, None, None, None] * (conditional - unconditional)
-        return _euler(latents, v, sigma, sigma_next)
+        next_latents = _euler(latents, v, sigma, sigma_next)
+        return (next_latents, *given) if given else next_latents
 
 
 class QualityImprovement(_DenoisingStep):
@@ -79,11 +93,14 @@ class QualityImprovement(_DenoisingStep):
         sigma: torch.Tensor,  # [1]
         sigma_next: torch.Tensor,  # [1]
         added_time_ids: torch.Tensor,  # [1, 3]
-    ) -> torch.Tensor:  # [1, F, C, h, w]
+        deep_features: torch.Tensor | None = None,  # [1, F, D, h, w]
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:  # [1, F, C, h, w], and deep features handed on
         image = image_latents[:, None].expand_as(latents)
         scaled = latents * torch.rsqrt(sigma * sigma + 1.0)
-        v = self.velocity(torch.cat([scaled, image], dim=2), sca_bias, sigma, added_time_ids)
-        return _euler(latents, v, sigma, sigma_next)
+        model_input = torch.cat([scaled, image], dim=2)
+        v, given = self.velocity(model_input, sca_bias, sigma, added_time_ids, deep_features)
+        next_latents = _euler(latents, v, sigma, sigma_next)
+        return (next_latents, *given) if given else next_latents
 
 
 def _euler(latents: torch.Tensor, v: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:

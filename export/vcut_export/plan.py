@@ -19,6 +19,7 @@ from vcut_runtime.errors import UsageError
 from vcut_runtime.manifest import (
     DIMENSIONS,
     SCHEMA_VERSION,
+    SHALLOW,
     BiasSlice,
     Dimension,
     EngineSet,
@@ -40,6 +41,7 @@ WEIGHTS = {
     "condition": "condition.weights",
     "semantic_binding": "unet.weights",
     "quality_improvement": "unet.weights",
+    **dict.fromkeys(SHALLOW.values(), "unet.weights"),
     "decode": "decode.weights",
 }
 # How many of a video's frames are decoded at a time so that decoding takes less activation memory than a guided step,
@@ -64,6 +66,7 @@ class Plan:
     steps: int
     cut_step: int  # 1-based; steps + 1 never cuts
     low_memory: bool  # feed-forwards in parts, smaller decode chunks
+    deep_cache: bool  # shallow steps too
     decode_chunk: int  # frames
     dynamic: Mapping[Dimension, SizeRange]  # what a run may choose
     keys: Mapping[str, str]  # fingerprint by graph
@@ -82,6 +85,12 @@ class Plan:
     def largest(self) -> Sizes:
         """The most frames, height and width."""
         return self.sizes.largest(self.dynamic)
+
+    @property
+    def deep_features(self) -> int:
+        """Channels of what full steps hand on to shallow ones, 0 without those."""
+        channels = self.checkpoint.configs["unet"].get("block_out_channels", [320])
+        return channels[0] if self.deep_cache else 0
 
     @property
     def resizes(self) -> bool:
@@ -143,6 +152,7 @@ def make_plan(
     precision: Precision | None = None,
     tca: Tca = "remove",
     low_memory: bool = False,
+    deep_cache: bool = False,
     decode_chunk: int | None = None,
     dynamic: Mapping[str, tuple[int, int]] | None = None,
 ) -> Plan:
@@ -184,7 +194,7 @@ def make_plan(
         )
     _check_unet(checkpoint)
     ranges = _ranges(checkpoint, Sizes(count, *pixels), dynamic or {})
-    plan = Plan(checkpoint, *pixels, count, body, tca, steps, cut, low_memory, 1, ranges, {})
+    plan = Plan(checkpoint, *pixels, count, body, tca, steps, cut, low_memory, deep_cache, 1, ranges, {})
     plan = replace(plan, decode_chunk=_decode_chunk(plan, decode_chunk))
     return replace(plan, keys=_keys(plan))
 
@@ -292,6 +302,7 @@ def make_manifest(
         decode_chunk=plan.decode_chunk,
         decode_overlap=plan.decode_overlap,
         dynamic=dict(plan.dynamic),
+        deep_features=plan.deep_features,
         sca_bias=slices,
         graphs=dict(graphs),
         weights=dict(weights),
@@ -347,11 +358,13 @@ def _keys(plan: Plan) -> dict[str, str]:
         "size": [sizes["height"], sizes["width"]],
         "precision": plan.precision,
     }
-    step: dict[str, Any] = {"tca": plan.tca, "frames": sizes["frames"], "low_memory": plan.low_memory}
+    step = {name: getattr(plan, name) for name in ("tca", "low_memory", "deep_cache")}
+    step["frames"] = sizes["frames"]
     parts: dict[str, dict[str, Any]] = {
         "condition": {"tca": plan.tca},
         "semantic_binding": step,
         "quality_improvement": step,
+        **(dict.fromkeys(SHALLOW.values(), step) if plan.deep_cache else {}),
         "decode": {"frames": plan.decode_frames, "frames_at_once": plan.frames_at_once},
     }
     return {

@@ -14,7 +14,8 @@ from vcut_export import weights
 from vcut_export.plan import Plan
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.errors import VcutError
-from vcut_runtime.manifest import GRAPHS, Manifest, Sizes
+from vcut_runtime.graphs import FEATURES
+from vcut_runtime.manifest import SHALLOW, Manifest, Sizes
 from vcut_runtime.onnxruntime_backend import OnnxRuntimeBackend
 from vcut_runtime.pipeline import resizing
 from vcut_runtime.schedule import added_time_ids, guidance_scale
@@ -43,7 +44,7 @@ def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
     """
     with clock("verify"):
         measured = [_errors(bundle, plan, sizes) for sizes in dict.fromkeys((plan.sizes, plan.smallest))]
-        errors = {name: max(found[name] for found in measured) for name in GRAPHS}
+        errors = {name: max(found[name] for found in measured) for name in bundle.manifest.graph_names}
     tolerance = TOLERANCE[plan.precision]
     for name, error in errors.items():
         if not error <= tolerance:  # also catches NaN
@@ -63,9 +64,12 @@ def _errors(bundle: Bundle, plan: Plan, sizes: Sizes) -> dict[str, float]:
     # The steps take the bias that the compiled condition graph gives for this embedding.
     bias = found["condition"]["sca_bias"]
     for name, reference in _steps(plan, inputs, embedding).items():
-        step = {**inputs["step"], "sca_bias": bias if name == "semantic_binding" else bias[1:]}
-        if name == "semantic_binding":
-            step["guidance_scale"] = inputs["guidance_scale"]
+        takes = {tensor.name for tensor in bundle.manifest.graphs[name].inputs}
+        step = {**inputs["step"], "sca_bias": bias[1:]}
+        if "guidance_scale" in takes:
+            step |= {"sca_bias": bias, "guidance_scale": inputs["guidance_scale"]}
+        if FEATURES in takes:
+            step[FEATURES] = inputs[FEATURES][-len(step["sca_bias"]) :]
         found[name] = _run(bundle, name, step)
         references[name] = reference
     found["decode"] = _run(bundle, "decode", {"latents": inputs["decode"]})
@@ -81,6 +85,7 @@ def _inputs(manifest: Manifest, sizes: Sizes) -> dict[str, Any]:
         return draw.standard_normal(shape, dtype=np.float32)
 
     sigma = 2.5
+    features = normal(2, sizes.frames, manifest.deep_features, *latent[1:])
     return {
         "condition": {
             "image": draw.random(image, dtype=np.float32),
@@ -89,6 +94,7 @@ def _inputs(manifest: Manifest, sizes: Sizes) -> dict[str, Any]:
             **resizing(manifest, sizes),
         },
         "guidance_scale": guidance_scale(1.0, 3.0, sizes.frames),
+        FEATURES: features.astype(np.float16 if manifest.precision == "fp16" else np.float32),
         "decode": normal(manifest.decode_frames or min(2, sizes.frames), *latent),
         "step": {
             "latents": normal(1, sizes.frames, *latent) * np.float32(sigma),
@@ -164,7 +170,10 @@ def _bias(plan: Plan, embedding: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def _steps(plan: Plan, inputs: Mapping[str, Any], embedding: np.ndarray) -> dict[str, Arrays]:
-    """References of both steps: diffusers' UNet and diffusers' scheduler arithmetic."""
+    """References of the steps: diffusers' UNet and diffusers' scheduler arithmetic.
+
+    For a shallow step diffusers' UNet runs whole, and one layer's output is exchanged for the deep features.
+    """
     unet = weights.load_unet(plan.checkpoint, plan.precision, torch.float32)
     if plan.tca == "remove":
         for module in unet.modules():
@@ -177,19 +186,43 @@ def _steps(plan: Plan, inputs: Mapping[str, Any], embedding: np.ndarray) -> dict
     conditional = torch.cat([scaled, image], dim=2)
     unconditional = torch.cat([scaled, torch.zeros_like(image)], dim=2)
     e = torch.from_numpy(embedding)
+    block = unet.up_blocks[-1]
+    layer = (block.attentions if hasattr(block, "attentions") else block.resnets)[-2]
 
-    def velocity(sample: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    def velocity(
+        sample: torch.Tensor, hidden: torch.Tensor, taken: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the velocity and the deep features, those of this step or those ``taken``, both [1, F, ., h, w]."""
+        seen: list[torch.Tensor] = []
+
+        def exchange(_: Any, __: Any, output: Any) -> Any:
+            seen.append(output[0] if isinstance(output, tuple) else output)
+            if taken is None:
+                return output
+            return (taken[0],) if isinstance(output, tuple) else taken[0]
+
         ids = step["added_time_ids"].repeat(len(sample), 1)
-        return unet(sample, 0.25 * sigma[0].log(), hidden, added_time_ids=ids, return_dict=False)[0]
+        with layer.register_forward_hook(exchange):
+            v = unet(sample, 0.25 * sigma[0].log(), hidden, added_time_ids=ids, return_dict=False)[0]
+        return v, seen[0][None]
 
-    def euler(v: torch.Tensor) -> Arrays:
+    def euler(v: torch.Tensor) -> np.ndarray:
         x0 = v * (-sigma / (sigma**2 + 1) ** 0.5) + latents / (sigma**2 + 1)
-        return {"next_latents": (latents + (latents - x0) / sigma * (sigma_next - sigma)).numpy()}
+        return (latents + (latents - x0) / sigma * (sigma_next - sigma)).numpy()
 
-    v_cond = velocity(conditional, e)
-    v_uncond = velocity(unconditional, torch.zeros_like(e))
     guidance = torch.from_numpy(inputs["guidance_scale"])[None, :, None, None, None]
-    return {
-        "semantic_binding": euler(v_uncond + guidance * (v_cond - v_uncond)),
-        "quality_improvement": euler(v_cond),
-    }
+
+    def both(taken: torch.Tensor | None) -> tuple[Arrays, Arrays]:
+        """Return a guided and a conditional step."""
+        v_uncond, of_uncond = velocity(unconditional, torch.zeros_like(e), None if taken is None else taken[:1])
+        v_cond, of_cond = velocity(conditional, e, None if taken is None else taken[1:])
+        guided = {"next_latents": euler(v_uncond + guidance * (v_cond - v_uncond))}
+        alone = {"next_latents": euler(v_cond)}
+        if plan.deep_cache and taken is None:
+            guided[FEATURES], alone[FEATURES] = torch.cat([of_uncond, of_cond]).numpy(), of_cond.numpy()
+        return guided, alone
+
+    found = dict(zip(SHALLOW, both(None), strict=True))
+    if plan.deep_cache:
+        found |= zip(SHALLOW.values(), both(torch.from_numpy(inputs[FEATURES]).float()), strict=True)
+    return found

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from vcut_runtime.errors import BundleError
 from vcut_runtime.graphs import bundle_tensors
-from vcut_runtime.manifest import GRAPHS, EngineEntry, Entry, GraphEntry, Manifest, Profile, decode
+from vcut_runtime.manifest import EngineEntry, Entry, GraphEntry, Manifest, Profile, decode
 from vcut_runtime.onnx_scan import external_locations
 
 MANIFEST = "manifest.json"
@@ -91,7 +91,7 @@ def sha256(path: Path) -> str:
 
 def _check_content(manifest: Manifest) -> None:
     """What the schema's types cannot say. Raises ValueError."""
-    missing = [name for name in GRAPHS if name not in manifest.graphs]
+    missing = [name for name in manifest.graph_names if name not in manifest.graphs]
     if missing:
         raise ValueError(f"the manifest lacks the graph {missing[0]}: export the bundle again with --force")
     for entry in manifest.files():
@@ -108,7 +108,7 @@ def _check_content(manifest: Manifest) -> None:
                 f"graph {name} wants the unlisted weights {graph.weights!r}: export the bundle again with --force"
             )
     sizes = (manifest.height, manifest.width, manifest.frames, manifest.latent_channels, manifest.vae_scale_factor)
-    if min(*sizes, manifest.steps, manifest.decode_chunk) < 1:
+    if min(*sizes, manifest.steps, manifest.decode_chunk) < 1 or manifest.deep_features < 0:
         raise ValueError("the manifest gives a size below 1: export the bundle again with --force")
     for name, found in manifest.dynamic.items():
         unit = 1 if name == "frames" else manifest.vae_scale_factor
@@ -157,7 +157,7 @@ def _check_engines(manifest: Manifest) -> None:
     """Engines must belong to graphs of this bundle, and their profiles to their dynamic inputs."""
     for target, engines in manifest.engines.items():
         for name, engine in engines.engines.items():
-            if name not in GRAPHS:
+            if name not in manifest.graph_names:
                 raise ValueError(f"the manifest has an engine of the unknown graph {name!r} in {target}: rebuild it")
             if (engine.graph, engine.weights) != manifest.sources(name):
                 raise ValueError(

@@ -56,6 +56,13 @@ def run(
         str | None,
         typer.Option(help="First step of the quality improvement stage, or none. [default: the bundle's]"),
     ] = None,
+    cache_interval: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Compute the deep layers in every so many steps only; wants a bundle exported with --deep-cache.",
+        ),
+    ] = 1,
     quality_bias: Annotated[
         str, typer.Option(help="Bias of the quality improvement stage: mean (the paper's Eq. 4) or cond.")
     ] = "mean",
@@ -124,6 +131,7 @@ def run(
                 num_frames=num_frames,
                 num_inference_steps=num_inference_steps,
                 cut_step=cut,
+                cache_interval=cache_interval,
                 quality_bias=bias,
                 min_guidance_scale=min_guidance_scale,
                 max_guidance_scale=max_guidance_scale,

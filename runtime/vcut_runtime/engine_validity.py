@@ -25,7 +25,7 @@ def why_invalid(bundle: Bundle, target: str, library: Library, cuda: Cuda) -> st
     """Return why the engines ``target`` cannot run on ``cuda`` and what to do, None if they can."""
     engines = bundle.manifest.engines[target]
     rebuild = f"run 'vcut build {bundle.root} --engines {engines.library} --gpu this'"
-    missing = [name for name in GRAPHS if name not in engines.engines]
+    missing = [name for name in bundle.manifest.graph_names if name not in engines.engines]
     if missing:
         return f"they lack {missing[0]}, {rebuild}"
     if engines.version != library.version:

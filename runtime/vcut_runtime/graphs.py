@@ -1,11 +1,13 @@
-"""The four graphs' inputs and outputs: what the compiler makes, the bundle holds and the step loop expects."""
+"""The graphs' inputs and outputs: what the compiler makes, the bundle holds and the step loop expects."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from vcut_runtime.manifest import Dimension, Manifest, Sizes, TensorSpec
+from vcut_runtime.manifest import SHALLOW, Dimension, Manifest, Precision, Sizes, TensorSpec
+
+FEATURES = "deep_features"  # the tensor that a step hands on to the shallow ones after it
 
 Shape = tuple[int | str, ...]
 
@@ -25,12 +27,16 @@ def graph_tensors(
     decode_frames: int | None = None,
     dynamic: Collection[Dimension] = (),
     encoder_size: int = 224,
+    deep_features: int = 0,
+    precision: Precision = "fp32",
 ) -> dict[str, Tensors]:
     """Return each graph's tensors for videos of ``sizes``.
 
     ``latent`` is (C, h, w) of one frame. Everything is float32 but ``frames``. ``decode_frames`` are decoded at a time;
     None leaves that dimension free, as ``n``. Of the ``dynamic`` sizes F, H, W the dimensions that follow from them are
     free; where an image's size is, ``condition`` also takes the two matrices that resize it to ``encoder_size``.
+    With ``deep_features`` channels both steps give these too, and there are the shallow steps that take them; they are
+    halves where the bundle's ``precision`` is fp16.
     """
     chunk: int | str = "n" if decode_frames is None else decode_frames
     free = set(dynamic)
@@ -43,6 +49,9 @@ def graph_tensors(
     if free & {"height", "width"}:
         resize = {"resize_rows": (encoder_size, height), "resize_columns": (width, encoder_size)}
 
+    def features(rows: int) -> dict[str, Shape]:
+        return {FEATURES: (rows, frames, deep_features, h, w)} if deep_features else {}
+
     def step(rows: int) -> dict[str, Shape]:
         return {
             "latents": video,
@@ -53,15 +62,20 @@ def graph_tensors(
             "added_time_ids": (1, 3),
         }
 
-    return {
+    guided, conditional = {**step(2), "guidance_scale": (frames,)}, step(1)
+    result = {
         "condition": _tensors(
             {"image": image, "noise": image, "noise_aug_strength": (1,), **resize},
             {"image_latents": (1, *frame), "sca_bias": (2, bias_channels)},
         ),
-        "semantic_binding": _tensors({**step(2), "guidance_scale": (frames,)}, {"next_latents": video}),
-        "quality_improvement": _tensors(step(1), {"next_latents": video}),
+        "semantic_binding": _tensors(guided, {"next_latents": video, **features(2)}, precision),
+        "quality_improvement": _tensors(conditional, {"next_latents": video, **features(1)}, precision),
         "decode": _tensors({"latents": (chunk, *frame)}, {"frames": (chunk, height, width, 3)}),
     }
+    if deep_features:
+        for name, inputs, rows in (("semantic_binding", guided, 2), ("quality_improvement", conditional, 1)):
+            result[SHALLOW[name]] = _tensors({**inputs, **features(rows)}, {"next_latents": video}, precision)
+    return result
 
 
 def bundle_tensors(manifest: Manifest) -> dict[str, Tensors]:
@@ -73,6 +87,8 @@ def bundle_tensors(manifest: Manifest) -> dict[str, Tensors]:
         decode_frames=manifest.decode_frames,
         dynamic=manifest.dynamic,
         encoder_size=manifest.encoder_size,
+        deep_features=manifest.deep_features,
+        precision=manifest.precision,
     )
 
 
@@ -87,8 +103,13 @@ def sized(shape: Shape, dimensions: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(dimensions[d] if isinstance(d, str) else d for d in shape)
 
 
-def _tensors(inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> Tensors:
+def _tensors(inputs: Mapping[str, Shape], outputs: Mapping[str, Shape], precision: Precision = "fp32") -> Tensors:
+    def dtype(name: str) -> Literal["float32", "float16", "uint8"]:
+        if name == "frames":
+            return "uint8"
+        return "float16" if name == FEATURES and precision == "fp16" else "float32"
+
     def specs(side: Mapping[str, Shape]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(k, "uint8" if k == "frames" else "float32", shape) for k, shape in side.items())
+        return tuple(TensorSpec(name, dtype(name), shape) for name, shape in side.items())
 
     return Tensors(specs(inputs), specs(outputs))

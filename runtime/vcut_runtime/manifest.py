@@ -7,8 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-SCHEMA_VERSION = 3  # 1 had no engines, 2 no ranges; both are still read
+SCHEMA_VERSION = 4  # 1 had no engines, 2 no ranges, 3 no deep features; all are still read
 GRAPHS = ("condition", "semantic_binding", "quality_improvement", "decode")
+SHALLOW = {"semantic_binding": "semantic_binding_shallow", "quality_improvement": "quality_improvement_shallow"}
 
 Precision = Literal["fp16", "bf16", "fp32"]
 Tca = Literal["remove", "fold"]
@@ -24,7 +25,7 @@ class TensorSpec(_Record, frozen=True):
     """An input or output of a graph; a dimension given by name is free."""
 
     name: str
-    dtype: Literal["float32", "uint8"]
+    dtype: Literal["float32", "float16", "uint8"]
     shape: tuple[int | str, ...]
 
 
@@ -183,6 +184,7 @@ class Manifest(_Record, frozen=True):
     decode_overlap: int = 0  # frames decoded on each side of a chunk and not kept
     engines: dict[str, EngineSet] = msgspec.field(default_factory=dict)  # by target
     dynamic: dict[Dimension, SizeRange] = msgspec.field(default_factory=dict)  # what a run may choose
+    deep_features: int = 0  # channels of what steps hand on to shallow ones; 0: the bundle has no shallow graphs
 
     @property
     def sizes(self) -> Sizes:
@@ -219,6 +221,11 @@ class Manifest(_Record, frozen=True):
     def bias_channels(self) -> int:
         """N, the width of ``sca_bias``."""
         return sum(entry.channels for entry in self.sca_bias)
+
+    @property
+    def graph_names(self) -> tuple[str, ...]:
+        """The graphs that this bundle must have."""
+        return (*GRAPHS, *SHALLOW.values()) if self.deep_features else GRAPHS
 
     @property
     def decode_frames(self) -> int | None:

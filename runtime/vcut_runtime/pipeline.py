@@ -18,8 +18,9 @@ from vcut_runtime.backends import Backend, open_backend
 from vcut_runtime.backends import Options as BackendOptions
 from vcut_runtime.bundle import Bundle, open_bundle
 from vcut_runtime.errors import UsageError
+from vcut_runtime.graphs import FEATURES
 from vcut_runtime.images import Fit, ImageLike, load_image, resize_matrix
-from vcut_runtime.manifest import DIMENSIONS, Manifest, SizeRange, Sizes
+from vcut_runtime.manifest import DIMENSIONS, SHALLOW, Manifest, SizeRange, Sizes
 from vcut_runtime.schedule import (
     Chunk,
     QualityBias,
@@ -48,6 +49,7 @@ class Options(TypedDict, total=False):
     num_frames: int | None
     num_inference_steps: int | None
     cut_step: int | Literal["bundle"] | None
+    cache_interval: int
     quality_bias: QualityBias
     min_guidance_scale: float | None
     max_guidance_scale: float | None
@@ -134,6 +136,7 @@ class Pipeline:
         num_frames: int | None = None,
         num_inference_steps: int | None = None,
         cut_step: int | Literal["bundle"] | None = BUNDLE_DEFAULT,
+        cache_interval: int = 1,
         quality_bias: QualityBias = "mean",
         min_guidance_scale: float | None = None,
         max_guidance_scale: float | None = None,
@@ -163,6 +166,9 @@ class Pipeline:
             num_inference_steps: denoising steps; the bundle's by default.
             cut_step: first quality improvement step, 1-based; ``None`` never cuts. By default the bundle's, scaled in
                 proportion if ``num_inference_steps`` is not the bundle's.
+            cache_interval: compute the deep layers in every so many steps only, and reuse what they gave in the steps
+                between (DeepCache, Ma et al. 2024): faster, and another video. More than 1 wants a bundle exported
+                with ``--deep-cache``.
             quality_bias: ``mean`` of the conditional and unconditional bias (the paper's Eq. 4), or ``cond``.
             min_guidance_scale: guidance of the first frame; the bundle's by default.
             max_guidance_scale: guidance of the last frame; at 1 or below nothing is guided, as in diffusers.
@@ -193,6 +199,12 @@ class Pipeline:
         if steps < 1:
             raise UsageError(f"num_inference_steps is {steps}: give at least 1")
         cut = default_cut_step(manifest, steps) if cut_step == BUNDLE_DEFAULT else check_cut_step(cut_step, steps)
+        if cache_interval < 1:
+            raise UsageError(f"cache_interval is {cache_interval}: give 1 to compute all layers in every step, or more")
+        if cache_interval > 1 and not manifest.deep_features:
+            raise UsageError(
+                f"cache_interval is {cache_interval}, this bundle has no shallow steps: export it with --deep-cache"
+            )
         if not 1 <= start_step <= steps or (start_step > 1 and latents is None):
             raise UsageError(f"start_step is {start_step}: give 1..{steps}, and from 2 on the latents to start from")
         most = self.backend.max_decode_chunk()
@@ -233,7 +245,7 @@ class Pipeline:
                 raise UsageError(f"{name} is {value}: give a finite number")
         run = _Run(
             sizes=sizes,
-            steps=plan_steps(manifest.scheduler, steps, cut),
+            steps=plan_steps(manifest.scheduler, steps, cut, cache_interval),
             start_step=start_step,
             quality_bias=quality_bias,
             guidance=(low, high),
@@ -298,7 +310,7 @@ class Pipeline:
         common = {"image_latents": condition["image_latents"], "added_time_ids": upload(ids)}
         levels = [run.steps[0].sigma, *(step.sigma_next for step in run.steps)]
         sigmas = [upload(np.array([level], dtype=np.float32)) for level in levels]
-        latents = upload(start)
+        latents, features = upload(start), None
         for stage, group in groupby(run.steps[run.start_step - 1 :], key=lambda step: step.stage):
             steps = list(group)
             if stage == "semantic_binding" and run.guidance[1] > 1.0:
@@ -312,9 +324,17 @@ class Pipeline:
             run.progress(stage, 0, len(steps))
             self._load(graph, clock)
             for done, step in enumerate(steps, start=1):
+                shallow = step.shallow and done > 1  # a run that starts there has no deep features yet
+                if shallow:
+                    self._load(SHALLOW[graph], clock)
                 with clock.stage(stage):
                     scalars = {"sigma": sigmas[step.index - 1], "sigma_next": sigmas[step.index]}
-                    outputs = self.backend.run(graph, {"latents": latents, **scalars, **common, **constant})
+                    inputs = {"latents": latents, **scalars, **common, **constant}
+                    if shallow:
+                        outputs = self.backend.run(SHALLOW[graph], {**inputs, FEATURES: features})
+                    else:
+                        outputs = self.backend.run(graph, inputs)
+                        features = outputs.get(FEATURES)
                     latents = outputs["next_latents"]
                 clock.wait(behind=0 if done == len(steps) else 1)
                 if done == len(steps):

@@ -22,6 +22,7 @@ class Step:
     stage: StageName
     sigma: float
     sigma_next: float
+    shallow: bool = False  # takes the deep features of an earlier step of its stage
 
 
 def karras_sigmas(scheduler: Scheduler, steps: int) -> np.ndarray:
@@ -32,8 +33,11 @@ def karras_sigmas(scheduler: Scheduler, steps: int) -> np.ndarray:
     return np.append(sigmas, scheduler.final_sigma).astype(np.float32)
 
 
-def plan_steps(scheduler: Scheduler, steps: int, cut_step: int) -> list[Step]:
-    """Return the steps of one run; step ``cut_step`` is the first of the quality improvement stage."""
+def plan_steps(scheduler: Scheduler, steps: int, cut_step: int, cache_interval: int = 1) -> list[Step]:
+    """Return the steps of one run; step ``cut_step`` is the first of the quality improvement stage.
+
+    Of each stage the first step computes all layers, and then every ``cache_interval``-th; those between are shallow.
+    """
     sigmas = karras_sigmas(scheduler, steps)
     return [
         Step(
@@ -41,6 +45,7 @@ def plan_steps(scheduler: Scheduler, steps: int, cut_step: int) -> list[Step]:
             stage="semantic_binding" if i + 1 < cut_step else "quality_improvement",
             sigma=float(sigmas[i]),
             sigma_next=float(sigmas[i + 1]),
+            shallow=(i if i + 1 < cut_step else i + 1 - cut_step) % cache_interval != 0,
         )
         for i in range(steps)
     ]

@@ -19,12 +19,12 @@ import numpy as np
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.cuda import Captured, Cuda, Event, Memory
 from vcut_runtime.errors import BundleError, UsageError, VcutError
-from vcut_runtime.graphs import dimensions, sized
+from vcut_runtime.graphs import FEATURES, dimensions, sized
 from vcut_runtime.machine import cache_folder, file_name, first_line
-from vcut_runtime.manifest import GRAPHS, EngineEntry, EngineSet, Profile, Sizes, TensorSpec
+from vcut_runtime.manifest import SHALLOW, EngineEntry, EngineSet, Profile, Sizes, TensorSpec
 from vcut_runtime.tensorrt_library import TITLES, Library, Log
 
-STEPS = ("semantic_binding", "quality_improvement")  # run many times with the same shapes: worth a CUDA graph
+STEPS = (*SHALLOW, *SHALLOW.values())  # run many times with the same shapes: worth a CUDA graph
 _RESERVE = 512 << 20  # kernels, the CUDA context's growth, and what the desktop may take meanwhile
 _ALIGNMENT = 256  # of addresses, for TensorRT
 
@@ -119,7 +119,7 @@ class TensorRtBackend:
         self.notes: list[str] = []
         self._bundle, self._library, self._cuda = bundle, library, cuda
         self._set: EngineSet = bundle.manifest.engines[target]
-        missing = [name for name in GRAPHS if name not in self._set.engines]
+        missing = [name for name in bundle.manifest.graph_names if name not in self._set.engines]
         if missing:
             raise BundleError(f"the engines {target} lack {missing[0]}: run 'vcut build {bundle.root}'")
         self._free_before, _ = cuda.memory()
@@ -134,6 +134,7 @@ class TensorRtBackend:
         self._runtime = library.module.Runtime(self._logger)
         self._pool = _Pool(cuda)
         self._activation: Memory | None = None
+        self._features: Memory | None = None
         self._loaded: dict[str, _Loaded] = {}
 
     def check_sizes(self, sizes: Sizes) -> None:
@@ -145,7 +146,7 @@ class TensorRtBackend:
         return self._bundle.manifest.decode_frames if profile is None else profile.max[0]
 
     def load(self, graph: str) -> None:
-        """Bring ``graph`` to the GPU; in low memory mode the others' weights leave it first.
+        """Bring ``graph`` to the GPU; in low memory mode the others' weights leave it first, but a shallow step's.
 
         Raises:
             BundleError: the engine is not the one that was built.
@@ -153,7 +154,7 @@ class TensorRtBackend:
         """
         if self.low_memory:
             for name in list(self._loaded):
-                if name != graph:
+                if name != graph and not _take_turns(name, graph):
                     self._unload(name)
         found = self._loaded.get(graph)
         if found is not None and found.resident:  # every step comes by here, and asking for memory takes its time
@@ -181,6 +182,8 @@ class TensorRtBackend:
 
     def run(self, graph: str, inputs: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
         """Ask the GPU to run ``graph`` and return at once; outputs are overwritten by its next run.
+
+        All steps write their deep features to the same memory, where shallow ones find them.
 
         Raises:
             VcutError: TensorRT failed.
@@ -220,10 +223,12 @@ class TensorRtBackend:
         """Compare what the manifest says the engines need with what is free."""
         engines = self._set.engines.values()
         activation = max(e.activation_bytes for e in engines)
-        buffers = sum(self._bytes(spec, entry) for entry in engines for spec in (*entry.inputs, *entry.outputs))
-        common = activation + buffers + _RESERVE
+        tensors = [(spec, entry) for entry in engines for spec in (*entry.inputs, *entry.outputs)]
+        buffers = sum(self._bytes(spec, entry) for spec, entry in tensors if spec.name != FEATURES)
+        common = activation + buffers + self._feature_bytes() + _RESERVE
         together = common + sum(e.weight_bytes for e in engines)
-        alone = common + max(e.weight_bytes for e in engines)
+        shallow = [self._set.engines[name].weight_bytes for name in SHALLOW.values() if name in self._set.engines]
+        alone = common + max(e.weight_bytes for e in engines) + max(shallow, default=0)
         if alone > self._free_before:
             raise VcutError(
                 f"these engines need {alone / 1e9:.1f} GB of GPU memory, {self._free_before / 1e9:.1f} GB are free on "
@@ -269,6 +274,10 @@ class TensorRtBackend:
         context.set_device_memory(activation.address, activation.size)
 
         def buffer(spec: TensorSpec) -> tuple[TensorSpec, Memory]:
+            if spec.name == FEATURES:
+                if self._features is None:
+                    self._features = self._cuda.allocate(self._feature_bytes(), "deep features")
+                return spec, self._features
             return spec, self._cuda.allocate(self._bytes(spec, entry), f"{spec.name} of {graph}")
 
         loaded = _Loaded(
@@ -290,7 +299,7 @@ class TensorRtBackend:
         """The engine itself must take and give what the manifest says: buffers are sized by the manifest."""
         said = {spec.name: spec for spec in (*entry.inputs, *entry.outputs)}
         found = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        kinds = {"FLOAT": "float32", "UINT8": "uint8"}
+        kinds = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
         for name in sorted({*said, *found}):
             spec = said.get(name)
             shape = tuple(engine.get_tensor_shape(name)) if name in found else ()
@@ -325,7 +334,8 @@ class TensorRtBackend:
                 loaded.shapes[name] = value.shape
                 reshaped = True
             if loaded.bound.get(name) != value.serial:
-                self._cuda.copy(memory.address, value.address, value.nbytes)
+                if value.address != memory.address:  # deep features are where they were written
+                    self._cuda.copy(memory.address, value.address, value.nbytes)
                 loaded.bound[name] = value.serial
         if reshaped:
             loaded.captured, loaded.runs = None, 0  # what was captured has the old shapes
@@ -411,6 +421,11 @@ class TensorRtBackend:
         most = dimensions(manifest, manifest.largest, chunk)
         return math.prod(sized(spec.shape, most)) * _dtype(spec).itemsize
 
+    def _feature_bytes(self) -> int:
+        """Return the size of the deep features at their largest: those of a guided step."""
+        entries = self._set.engines.values()
+        return max((self._bytes(spec, e) for e in entries for spec in e.outputs if spec.name == FEATURES), default=0)
+
     def _sample_memory(self) -> None:
         self._least_free = min(self._least_free, self._cuda.memory()[0])
 
@@ -462,6 +477,11 @@ def _cache_file(library: Library, cuda: Cuda, entry: EngineEntry) -> Path:
 
 def _dtype(spec: TensorSpec) -> np.dtype:
     return np.dtype(spec.dtype)
+
+
+def _take_turns(graph: str, other: str) -> bool:
+    """Whether one is the other's shallow step: they alternate, and the shallow one has few weights."""
+    return SHALLOW.get(graph) == other or SHALLOW.get(other) == graph
 
 
 def _within(profile: Profile, shape: tuple[int, ...]) -> bool:

@@ -1,0 +1,76 @@
+"""Shallow steps: a UNet whose deep layers gave their features at an earlier step (DeepCache, Ma et al., CVPR 2024).
+
+What the UNet's last layer takes from the layers before it changes little from step to step. A full step hands it on as
+``deep_features``; a shallow step takes it and computes what is left of the UNet around its outermost skip connection:
+``conv_in``, the last residual block and transformer of the last up block, and ``conv_out``. That is what the
+``DeepCache`` package computes with ``cache_branch_id=0``, and with features of the same step it is the full step.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from vcut_export.fold import PackedBias
+
+
+class _HandsOn(nn.Module):
+    """The layer before the last one, which also writes what it gives to the step being traced."""
+
+    def __init__(self, layer: Any, packed: PackedBias) -> None:
+        super().__init__()
+        self.layer, self.packed = layer, packed
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        result = self.layer(*inputs, **options)
+        self.packed.features = result if isinstance(result, torch.Tensor) else result[0]
+        return result
+
+
+class _TakesOver(nn.Module):
+    """Stands where the middle block stood, and gives the deep features of an earlier step instead."""
+
+    def __init__(self, packed: PackedBias) -> None:
+        super().__init__()
+        self.packed = packed
+
+    def forward(self, *_: Any, **__: Any) -> torch.Tensor:
+        if self.packed.features is None:
+            raise RuntimeError("the deep features are not set; run the UNet through a shallow denoising step")
+        return self.packed.features
+
+
+def split_unet(unet: Any, packed: PackedBias) -> Any:
+    """Make a folded ``unet`` hand on its deep features, in place; return the shallow UNet that takes them.
+
+    Both are the same modules under the same names, so that their graphs share weights.
+    """
+    block = unet.up_blocks[-1]
+    layers = {kind: getattr(block, kind) for kind in ("resnets", "attentions") if hasattr(block, kind)}
+    last_layer = _with_modules(block, **{kind: _last_of(found) for kind, found in layers.items()})
+    shallow = _with_modules(
+        unet,
+        down_blocks=nn.ModuleList(),
+        mid_block=_TakesOver(packed),
+        up_blocks=_last_of(unet.up_blocks, last_layer),
+    )
+    outermost = layers.get("attentions", block.resnets)
+    outermost[-2] = _HandsOn(outermost[-2], packed)
+    return shallow
+
+
+def _last_of(layers: Any, last: Any = None) -> nn.ModuleList:
+    """A list of the last of ``layers`` alone, or of what takes its place, under its name."""
+    result = nn.ModuleList()
+    result.add_module(str(len(layers) - 1), layers[-1] if last is None else last)
+    return result
+
+
+def _with_modules(module: Any, **modules: nn.Module) -> Any:
+    """A copy of ``module`` with other children, sharing all that it keeps."""
+    result = copy.copy(module)
+    result._modules = {**module._modules, **modules}
+    return result
