@@ -41,6 +41,7 @@ DYNAMIC: dict[str, Any] = {
     "precision": "fp32",
     "steps": 4,
     "cut_step": 3,
+    "deep_cache": True,
 }
 
 
@@ -91,7 +92,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Compile ``TINY`` in fp32 with the given ``tca`` at most once."""
+    """Compile ``TINY`` in fp32 with the given ``tca`` at most once; the one with TCA folded has shallow steps too."""
     from vcut_export import export
 
     folder = tmp_path_factory.mktemp("bundles")
@@ -99,7 +100,9 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     def make(tca: str) -> Path:
         bundle = folder / tca
         if not bundle.exists():
-            export(str(tiny_checkpoint), bundle, precision="fp32", tca="fold" if tca == "fold" else "remove")
+            fold = tca == "fold"
+            options: dict[str, Any] = {"tca": "fold", "deep_cache": True} if fold else {"tca": "remove"}
+            export(str(tiny_checkpoint), bundle, precision="fp32", **options)
         return bundle
 
     return make
@@ -112,6 +115,16 @@ def small_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 
     bundle = tmp_path_factory.mktemp("bundles") / "small"
     export(str(small_checkpoint), bundle, precision="fp32", steps=4, cut_step=3)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def deep_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shallow model compiled in fp32 with shallow steps. Tests that change a bundle copy it first."""
+    from vcut_export import export
+
+    bundle = tmp_path_factory.mktemp("bundles") / "deep"
+    export(str(small_checkpoint), bundle, precision="fp32", steps=7, cut_step=5, deep_cache=True)
     return bundle
 
 

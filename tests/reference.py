@@ -52,11 +52,13 @@ def vcut_loop(
     noise_aug_strength: float = 0.02,
     fps: int = 7,
     quality_bias: str = "mean",
+    cache_interval: int = 1,
 ) -> np.ndarray:
     """VCUT from the paper's text on diffusers' modules: CFG before ``cut_step``, conditional from it on.
 
     Eq. 4 averages the *outputs* of each folded attention for both embeddings. Here every attention is run for real on
-    both embeddings and averaged, nothing is folded.
+    both embeddings and averaged, nothing is folded. With a ``cache_interval`` the layer before the last gives, in the
+    steps between, what it gave in the stage's last step that computed everything.
     """
     unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
     frames = latents.shape[1]
@@ -68,9 +70,11 @@ def vcut_loop(
     scheduler.set_timesteps(steps)
     x = torch.from_numpy(latents) * scheduler.init_noise_sigma
     g = torch.linspace(*guidance, frames)[None, :, None, None, None]
+    cache = _Cache(unet.up_blocks[-1].attentions[-2])
     for i, t in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(x, t)
         sample = torch.cat([scaled, z], dim=2)
+        cache.step(fresh=(i if i + 1 < cut_step else i + 1 - cut_step) % cache_interval == 0)
         if i + 1 < cut_step:
             v_cond = unet(sample, t, e, ids).sample
             v_uncond = unet(torch.cat([scaled, torch.zeros_like(z)], dim=2), t, torch.zeros_like(e), ids).sample
@@ -83,6 +87,26 @@ def vcut_loop(
         x = scheduler.step(v, t, x).prev_sample
     decoded = pipeline.decode_latents(x, frames, frames)
     return to_uint8(pipeline.video_processor.postprocess_video(decoded, output_type="np")[0])
+
+
+class _Cache:
+    """Replaces a layer's outputs in a step by those of the last fresh one, in order."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        self.kept: list[Any] = []
+        self.fresh, self.calls = True, 0
+        layer.register_forward_hook(self._exchange)
+
+    def step(self, *, fresh: bool) -> None:
+        self.fresh, self.calls = fresh, 0
+        if fresh:
+            self.kept.clear()
+
+    def _exchange(self, module: Any, args: tuple, output: Any) -> Any:
+        if self.fresh:
+            self.kept.append(output)
+        self.calls += 1
+        return self.kept[self.calls - 1]
 
 
 class _averaged_cross_attention:

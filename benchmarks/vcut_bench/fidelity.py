@@ -62,6 +62,7 @@ def measure(
     tca: Sequence[Tca] | None = None,
     quality_bias: Sequence[QualityBias] = ("mean",),
     cut_steps: Sequence[int] | None = None,
+    cache_interval: int = 1,
     seeds: int = 1,
     first_seed: int = 0,
     steps: int | None = None,
@@ -82,6 +83,7 @@ def measure(
         quality_bias: biases of the quality improvement stage to compare.
         cut_steps: first quality improvement steps, 1-based; 10 to 24 of 25, in proportion, by default. The video that
             is never cut is always compared.
+        cache_interval: compute the deep layers in every so many steps only, see :class:`vcut_runtime.Pipeline`.
         seeds: videos per image.
         first_seed: the others follow.
         steps: denoising steps; the bundle's by default.
@@ -107,6 +109,8 @@ def measure(
     cuts = default_cut_steps(ref.steps) if cut_steps is None else sorted(set(cut_steps))
     modes = list(dict.fromkeys(tca or given))
     check_options(modes, quality_bias, cuts, ref.steps, seeds, first_seed)
+    if cache_interval > 1 and (set(modes) - set(given) or not all(b.manifest.deep_features for b in given.values())):
+        raise UsageError("--cache-interval wants a bundle with shallow steps for each --tca: export with --deep-cache")
     if min(manifest.height, manifest.width) < metrics.SSIM_WINDOW:
         raise UsageError(f"frames of {manifest.height}x{manifest.width} are too small for SSIM: use a larger bundle")
     inputs = [load_input(path, manifest.height, manifest.width, fit) for path in find_images(images)]
@@ -129,14 +133,16 @@ def measure(
         for mode in modes:
             pipeline = open_ours(ref, given, mode, folder, biases, backend, threads, progress)
             backends[mode] = pipeline.backend.name
-            place = folder / "results" / f"{mode}-{fingerprint(pipeline)}"
+            interval = f"-interval-{cache_interval}" if cache_interval > 1 else ""
+            place = folder / "results" / f"{mode}-{fingerprint(pipeline)}{interval}"
+            options = {"cache_interval": cache_interval}
             for done, (image, seed) in enumerate(todo):
                 progress(f"vcut, tca {mode}", done, len(todo))
                 paths = {setting: place / _name(setting) / f"{image.key}-{seed}.json" for setting in settings}
                 missing = [setting for setting, path in paths.items() if not _is_whole(read_json(path), names)]
                 if missing:
                     target = _kept(ref, folder, image, seed)
-                    for setting, frames in sweep(pipeline, image.pixels, seed, missing, ref.steps):
+                    for setting, frames in sweep(pipeline, image.pixels, seed, missing, ref.steps, options=options):
                         found = {**metrics.compare(frames, target, lpips), **metrics.alone(frames, image.pixels)}
                         write_json(paths[setting], found)
             progress(f"vcut, tca {mode}", len(todo), len(todo))
@@ -149,6 +155,7 @@ def measure(
         **provenance("vcut bench fidelity"),
         **about(manifest),
         "steps": ref.steps,
+        "cache_interval": cache_interval,
         "backends": backends,
         "reference": ref.describe(),
         **listed,
@@ -247,6 +254,9 @@ def fidelity_command(
     cut_steps: Annotated[
         str | None, typer.Option(help="Such as none,10,12..24. [default: none,10..24 of 25 steps, in proportion]")
     ] = None,
+    cache_interval: Annotated[
+        int, typer.Option(min=1, help="Compute the deep layers in every so many steps only.")
+    ] = 1,
     seeds: Annotated[int | None, typer.Option(min=1, help="Videos per image. [default: 1; with --vbench 5]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     steps: Annotated[
@@ -284,6 +294,8 @@ def fidelity_command(
 
     if vbench is not None and tca is not None:
         raise UsageError("--tca with --vbench is the bundle's: leave it out")
+    if vbench is not None and cache_interval > 1:
+        raise UsageError("--cache-interval does not go with --vbench: leave one out")
     common: dict[str, Any] = {
         "reference": reference,
         "cut_steps": None if cut_steps is None else parse_cut_steps(cut_steps),
@@ -300,7 +312,14 @@ def fidelity_command(
             modes = None if tca is None else cast(Any, _words(tca))
             biases = cast(Any, _words(quality_bias))
             result = measure(
-                bundles, images, tca=modes, quality_bias=biases, seeds=seeds or 1, progress=progress, **common
+                bundles,
+                images,
+                tca=modes,
+                quality_bias=biases,
+                cache_interval=cache_interval,
+                seeds=seeds or 1,
+                progress=progress,
+                **common,
             )
         else:
             result = vbench_module.measure(

@@ -1,6 +1,6 @@
 """How long a video takes, stage by stage and step by step, beside the peers, and how far that is from the limit.
 
-    vcut bench latency BUNDLE [--cut-steps none,10,17,20] [--peers all] [--repeats 5]
+    vcut bench latency BUNDLE [--cut-steps none,10,17,20] [--cache-intervals 2,3] [--peers all] [--repeats 5]
 
 Each side loads in a process of its own that stays alive and rests until it is asked (``worker``). Then the
 configurations take turns, one video each, and every turn begins with another one: what slows the machine for a while
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
@@ -33,8 +34,8 @@ from vcut_bench.worker import Worker
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import choose
 from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.manifest import Manifest
-from vcut_runtime.schedule import check_cut_step
+from vcut_runtime.manifest import SHALLOW, Manifest
+from vcut_runtime.schedule import check_cut_step, plan_steps
 from vcut_runtime.terminal import JSON, QUIET
 
 BASELINE = "diffusers"
@@ -45,6 +46,7 @@ def measure(
     *,
     backend: str = "auto",
     cut_steps: Sequence[int | None] | None = None,
+    cache_intervals: Sequence[int] | None = None,
     peers: str | Sequence[str] = "all",
     repeats: int = 5,
     warm_up: int = 1,
@@ -61,6 +63,8 @@ def measure(
         backend: that runs it, as ``vcut run`` takes it.
         cut_steps: first quality improvement steps to time, None never cuts; the bundle's own and None by default. The
             first one is what the peers are compared with, and the one that ``diffusers-vcut`` cuts at.
+        cache_intervals: also time videos that compute the deep layers in every so many steps only, never cut and cut at
+            the first of ``cut_steps``; 2 and 3 by default where the bundle has shallow steps.
         peers: names from :data:`vcut_bench.peers.PEERS`, ``all`` or ``none``.
         repeats: videos of each configuration that count.
         warm_up: videos of each configuration that do not.
@@ -86,6 +90,7 @@ def measure(
         raise UsageError("--repeats and the warm-up must be at least 1")
     chosen = choose(opened, backend).name
     cuts = _cuts(manifest, cut_steps)
+    intervals = _intervals(manifest, cache_intervals)
     names = choose_peers(peers)
     threads = _usable_cpus() if threads is None else threads
     job = Job(
@@ -98,7 +103,7 @@ def measure(
         image=None if image is None else str(image),
     )
     ref, lacking = choose_reference(manifest, reference) if names else (None, None)
-    rows = configurations(manifest, cuts, names)
+    rows = configurations(manifest, cuts, names, intervals)
     contest = Contest(list(rows), progress)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vcut-latency-")))
@@ -122,7 +127,7 @@ def measure(
             "first_video": first[row.name],
             "psnr": psnr.get(row.name),
             **summarize(turns[row.name]),
-            **_share(row, turns[row.name], macs, limit),
+            **_share(manifest, row, turns[row.name], macs, limit),
         }
     _compare(found, turns, rows[0].name)
     return {
@@ -133,6 +138,7 @@ def measure(
         "tca": manifest.tca,
         "steps": manifest.steps,
         "cut_step": cuts[0],
+        "cache_intervals": intervals,
         "backend": chosen,
         "threads": threads,
         "repeats": repeats,
@@ -144,14 +150,26 @@ def measure(
     }
 
 
-def configurations(manifest: Manifest, cut_steps: Sequence[int], peers: Sequence[str]) -> list[Configuration]:
+def configurations(
+    manifest: Manifest, cut_steps: Sequence[int], peers: Sequence[str], cache_intervals: Sequence[int] = ()
+) -> list[Configuration]:
     """Return all rows of a result, ours first."""
     rows = []
-    for cut in cut_steps:
-        never = cut > manifest.steps
+    never = manifest.steps + 1
+    settings = [(cut, 1) for cut in cut_steps]
+    settings += [(cut, interval) for interval in cache_intervals for cut in dict.fromkeys((cut_steps[0], never))]
+    for cut, interval in settings:
+        steps = plan_steps(manifest.scheduler, manifest.steps, cut, interval)
         guided, rest = cut - 1, manifest.steps - cut + 1
-        title = f"{OURS}, never cut: {guided} guided steps" if never else f"{OURS}, c={cut}: {guided} guided + {rest}"
-        rows.append(Configuration(f"{OURS} c={'none' if never else cut}", title, OURS, {"cut_step": cut}))
+        what = "never cut" if cut == never else f"c={cut}"
+        name = f"{OURS} c={'none' if cut == never else cut}"
+        if interval > 1:
+            deep = sum(not step.shallow for step in steps)
+            name += f" k={interval}"
+            what += f", interval {interval}: {deep} of {len(steps)} steps deep"
+        else:
+            what += f": {guided} guided steps" if cut == never else f": {guided} guided + {rest}"
+        rows.append(Configuration(name, f"{OURS}, {what}", OURS, {"cut_step": cut, "cache_interval": interval}))
     return [*rows, *(Configuration(name, PEERS[name].title, name, {}) for name in peers)]
 
 
@@ -226,6 +244,10 @@ def latency_command(
     cut_steps: Annotated[
         str | None, typer.Option(help="Of vcut, such as none,10,17,20. [default: the bundle's, and none]")
     ] = None,
+    cache_intervals: Annotated[
+        str | None,
+        typer.Option(help="Of vcut, such as 2,3, or none. [default: 2,3 where the bundle has shallow steps]"),
+    ] = None,
     peers: Annotated[str, typer.Option(help=f"all, none, or from: {', '.join(PEERS)}.")] = "all",
     repeats: Annotated[int, typer.Option(min=1, help="Videos of each that count.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of every side. [default: all]")] = None,
@@ -246,6 +268,7 @@ def latency_command(
             bundle,
             backend=backend,
             cut_steps=None if cut_steps is None else parse_cut_steps(cut_steps),
+            cache_intervals=None if cache_intervals is None else parse_intervals(cache_intervals),
             peers=peers,
             repeats=repeats,
             threads=threads,
@@ -271,6 +294,21 @@ def parse_cut_steps(text: str) -> list[int | None]:
     from vcut_runtime.cli import parse_cut_step
 
     return [parse_cut_step(word.strip()) for word in text.split(",") if word.strip()]
+
+
+def parse_intervals(text: str) -> list[int]:
+    """Return ``2,3`` as numbers, ``none`` as no numbers.
+
+    Raises:
+        UsageError: it is no such list.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if words == ["none"]:
+        return []
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise UsageError(f"--cache-intervals {text!r} is no list of numbers: write it as 2,3, or none") from None
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -303,9 +341,21 @@ def _cuts(manifest: Manifest, cut_steps: Sequence[int | None] | None) -> list[in
     return sorted(found, key=lambda cut: cut != manifest.cut_step)
 
 
+def _intervals(manifest: Manifest, cache_intervals: Sequence[int] | None) -> list[int]:
+    """Cache intervals above 1, which are the rows without."""
+    if cache_intervals is None:
+        return [2, 3] if manifest.deep_features else []
+    if any(interval < 1 for interval in cache_intervals):
+        raise UsageError(f"--cache-intervals has {min(cache_intervals)}: give 2 or more")
+    found = [interval for interval in dict.fromkeys(cache_intervals) if interval > 1]
+    if found and not manifest.deep_features:
+        raise UsageError("--cache-intervals wants a bundle with shallow steps: export it with --deep-cache")
+    return found
+
+
 def _about(row: Configuration) -> dict[str, Any]:
     if row.side == OURS:
-        return {}
+        return {"cache_interval": row.options["cache_interval"]}
     peer = PEERS[row.side]
     return {"exact": peer.exact, "how": peer.how}
 
@@ -320,15 +370,22 @@ def _psnr(folder: Path, name: str) -> float | None:
 
 
 def _share(
-    row: Configuration, turns: Sequence[Mapping[str, Any]], macs: Mapping[str, Any], limit: Mapping[str, float]
+    manifest: Manifest,
+    row: Configuration,
+    turns: Sequence[Mapping[str, Any]],
+    macs: Mapping[str, Any],
+    limit: Mapping[str, float],
 ) -> dict[str, float]:
-    """The share of the limit, for what does all of its network's work in each step; caches do less."""
+    """The share of the limit; not of peers that leave out work in some steps, which nobody counted."""
     network = "vcut" if row.side == OURS else "original"
-    caches = row.side.startswith(("deepcache", "tgate"))
-    if caches or network not in macs or not limit:
+    if row.side.startswith(("deepcache", "tgate")) or network not in macs or not limit:
         return {}
+    steps: Mapping[str, int] = turns[0]["steps"]
+    if row.side == OURS:
+        planned = plan_steps(manifest.scheduler, manifest.steps, **row.options)
+        steps = Counter(SHALLOW[step.stage] if step.shallow else step.stage for step in planned)
     seconds = statistics.median(step_loop(turn) for turn in turns)
-    return {"roofline_share": roofline.share(macs[network], turns[0]["steps"], seconds, max(limit.values()))}
+    return {"roofline_share": roofline.share(macs[network], steps, seconds, max(limit.values()))}
 
 
 def _compare(found: dict[str, Any], turns: Mapping[str, Sequence[Mapping[str, Any]]], ours: str) -> None:

@@ -7,7 +7,8 @@ linear and convolution layers (``layers``); ``full`` adds the two matrix product
 
 ``vcut`` folds more than cross-attention: the frame position MLPs are tables, and the time embedding is projected once
 and not for every frame. That is parameters (98.9 M of SVD-XT's) rather than work: ``other_folds`` says how many of the
-MACs it is (0.02 %). What runs once a video, image encoder, VAE and the folded projections, is in no figure.
+MACs it is (0.02 %). Of ``vcut`` shallow steps are counted too, see ``vcut_export.deep_features``. What runs once a
+video, image encoder, VAE and the folded projections, is in no figure.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from rich.table import Table
@@ -26,7 +27,7 @@ from vcut_export.checkpoint import presets, resolve
 from vcut_export.plan import DEFAULT_STEPS, Plan, make_plan
 from vcut_runtime.graphs import graph_tensors, sized
 from vcut_runtime.machine import peak_memory
-from vcut_runtime.manifest import Tca
+from vcut_runtime.manifest import SHALLOW, Tca
 from vcut_runtime.schedule import check_cut_step
 
 By = Literal["block", "kind"]
@@ -89,6 +90,8 @@ class Network:
     parameters: int
     guided: dict[str, Macs]
     conditional: dict[str, Macs]
+    shallow_guided: dict[str, Macs] = field(default_factory=dict)
+    shallow_conditional: dict[str, Macs] = field(default_factory=dict)
 
     def per_video(self, steps: int, cut_step: int | None) -> dict[str, int]:
         """Return the MACs of a video whose steps from ``cut_step`` on are conditional only."""
@@ -151,6 +154,7 @@ def count(plan: Plan) -> dict[str, Network]:
     from diffusers.models.resnet import AlphaBlender
 
     from vcut_export.build import quiet_libraries
+    from vcut_export.deep_features import split_unet
     from vcut_export.fold import fold, fold_blends, project_cross_attention
     from vcut_export.graphs import QualityImprovement, SemanticBinding
 
@@ -167,13 +171,17 @@ def count(plan: Plan) -> dict[str, Network]:
         packed = fold(folded, projection, plan.frames)
         channels, height, width = plan.latent_channels, plan.latent_height, plan.latent_width
         width_of_bias = len(projection.bias)
-        tensors = graph_tensors(plan.sizes, latent=(channels, height, width), bias_channels=width_of_bias)
-        steps = {"semantic_binding": SemanticBinding, "quality_improvement": QualityImprovement}
+        shallow = split_unet(folded, packed)
+        features = plan.checkpoint.configs["unet"]["block_out_channels"][0]
+        tensors = graph_tensors(
+            plan.sizes, latent=(channels, height, width), bias_channels=width_of_bias, deep_features=features
+        )
         ours = [
             macs_by_layer(
-                step(folded, packed), [torch.empty(sized(tensor.shape, {})) for tensor in tensors[graph].inputs]
+                step(unet, packed), [torch.empty(sized(tensor.shape, {})) for tensor in tensors[graph].inputs]
             )
-            for graph, step in steps.items()
+            for unet, graphs in ((folded, list(SHALLOW)), (shallow, list(SHALLOW.values())))
+            for graph, step in zip(graphs, (SemanticBinding, QualityImprovement), strict=True)
         ]
         embedding = projection.weight.shape[1]
 
@@ -238,7 +246,7 @@ def group(layers: dict[str, Macs], by: By) -> dict[str, Macs]:
 
 def table(result: dict[str, Any]) -> list[Table]:
     """Return what the terminal shows: steps beside Table II, videos beside Table III, and shares where asked for."""
-    columns = ("params", "paper", "guided", "paper", "with att.", "cond.")
+    columns = ("params", "paper", "guided", "paper", "with att.", "cond.", "shallow")
     step = _table("A step (Table II)", ("model", "network"), columns)
     video = _table(
         f"A video of {result['steps']} steps (Table III)",
@@ -256,7 +264,7 @@ def step_rows(result: Mapping[str, Any]) -> list[list[str]]:
     """Return the cells beside Table II.
 
     They are model, network; parameters, the paper's and the deviation; a guided step's MACs, the paper's and the
-    deviation; the same with attention's matrix products; a conditional step's MACs.
+    deviation; the same with attention's matrix products; a conditional step's MACs; a shallow guided step's.
     """
     rows = []
     for model in result["models"]:
@@ -271,6 +279,7 @@ def step_rows(result: Mapping[str, Any]) -> list[list[str]]:
                     *_beside(found["guided"]["layers"], own.get("guided"), 2),
                     number(found["guided"]["full"], 2),
                     number(found["conditional"]["layers"], 2),
+                    number(found["shallow_guided"]["layers"], 2) if "shallow_guided" in found else "",
                 ]
             )
     return rows
@@ -318,6 +327,7 @@ def _describe(
                 "parameters": network.parameters,
                 "guided": total(network.guided).to_dict(),
                 "conditional": total(network.conditional).to_dict(),
+                **_shallow(network),
                 "per_video": {_name(c): network.per_video(plan.steps, c) for c in cut_steps},
             }
             for name, network in networks.items()
@@ -331,6 +341,11 @@ def _describe(
             for name, network in networks.items()
         }
     return found
+
+
+def _shallow(network: Network) -> dict[str, Any]:
+    steps = {"shallow_guided": network.shallow_guided, "shallow_conditional": network.shallow_conditional}
+    return {name: total(layers).to_dict() for name, layers in steps.items() if layers}
 
 
 def _paper(model: str, plan: Plan, cut_steps: Sequence[int | None]) -> dict[str, Any]:

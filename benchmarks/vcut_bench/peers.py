@@ -128,9 +128,9 @@ def _ours(job: Job) -> Side:
     image = input_image(manifest, job.image)
     noise, latents = draw(manifest, job.seed)
 
-    def run(cut_step: int) -> tuple[dict[str, Any], np.ndarray]:
+    def run(cut_step: int, cache_interval: int = 1) -> tuple[dict[str, Any], np.ndarray]:
         start = time.perf_counter()
-        video = pipeline(image, cut_step=cut_step, latents=latents, noise=noise)
+        video = pipeline(image, cut_step=cut_step, cache_interval=cache_interval, latents=latents, noise=noise)
         wall = time.perf_counter() - start
         stages = {stage: seconds for stage, seconds in video.timings.items() if stage != "load"}
         steps = {"semantic_binding": cut_step - 1, "quality_improvement": manifest.steps - cut_step + 1}

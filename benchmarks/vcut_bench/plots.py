@@ -50,7 +50,7 @@ def _latency(result: Result) -> Iterable[Plot]:
     skipped = [[row["title"], row["skipped"] or ""] for row in result["configurations"].values() if "skipped" in row]
     steps, baseline = result["steps"], found.get("diffusers")
     ours = {row["steps"].get("semantic_binding", {"count": 0})["count"] + 1: row for name, row in found.items()
-            if name.startswith("vcut c=")}  # fmt: skip
+            if name.startswith("vcut c=") and row.get("cache_interval", 1) == 1}  # fmt: skip
     if ours:
         lines = [
             Line(name, [(cut, ours[cut][key]["median"]) for cut in sorted(ours)],
@@ -313,7 +313,7 @@ def _step(title: str, result: Result) -> Plot:
         f"MACs of a guided step, {title}",
         "Linear and convolution layers, as the paper counts."
         + (" Line and deviation: its Table II." if theirs else ""),
-        ["network", "parameters", "the paper's", "guided", "the paper's", "with attention", "conditional"],
+        ["network", "parameters", "the paper's", "guided", "the paper's", "with attention", "conditional", "shallow"],
         [row[1:] for row in macs.step_rows(result)],
         [bar_chart(bars, title="MACs of a guided step")],
     )

@@ -71,7 +71,7 @@ def best_rate(
 
 
 def macs_per_step(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Return the MACs, attention included, of a guided and of a conditional step of vcut's network and the original."""
+    """Return the MACs, attention included, of each kind of step, by graph, of vcut's network and the original."""
     from vcut_bench.macs import count, total
     from vcut_export.checkpoint import Checkpoint
     from vcut_export.plan import make_plan
@@ -83,6 +83,8 @@ def macs_per_step(manifest: Manifest) -> dict[str, dict[str, int]]:
         name: {
             "semantic_binding": total(network.guided).full,
             "quality_improvement": total(network.conditional).full,
+            "semantic_binding_shallow": total(network.shallow_guided).full,
+            "quality_improvement_shallow": total(network.shallow_conditional).full,
         }
         for name, network in count(plan).items()
         if name != "modified"
@@ -93,8 +95,8 @@ def share(macs: Mapping[str, int], steps: Mapping[str, int], seconds: float, lim
     """Return what share of ``limit`` (MACs per second) a step loop reached.
 
     Args:
-        macs: of one step, by stage.
-        steps: how many, by stage.
+        macs: of one step, by stage or graph.
+        steps: how many, likewise.
         seconds: that the loop took.
         limit: of the machine.
     """

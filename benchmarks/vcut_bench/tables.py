@@ -121,6 +121,8 @@ def _fidelity(result: dict[str, Any]) -> str:
         f"{result['model']}; PSNR ± standard deviation, SSIM, error of the change from frame to frame (RMS in levels "
         f"of 255){', LPIPS' if 'lpips' in result['curves'][0] else ''}; {images} images x {seeds} seeds"
     )
+    if (interval := result.get("cache_interval", 1)) > 1:
+        what += f", cache interval {interval}"
     return "\n".join(
         [*rows, "", f"PSNR rises with the cut step, {'; '.join(claims)}.", "", _source(result, what, result["shape"])]
     )
@@ -142,7 +144,16 @@ def _macs(result: dict[str, Any]) -> str:
     """Tables II and III; models of one network are one row, and what the paper has nothing of is left out."""
     from vcut_bench.macs import step_rows, video_rows
 
-    step = ["network", "parameters", "the paper's", "guided step", "the paper's", "with attention", "conditional step"]
+    step = [
+        "network",
+        "parameters",
+        "the paper's",
+        "guided step",
+        "the paper's",
+        "with attention",
+        "conditional step",
+        "shallow step",
+    ]
     video = ["network", "cut step", "video", "the paper's", "with attention"]
     rows = [_head("model", *step), *_rows(step_rows(result)), ""]
     shown = [row for row in video_rows(result) if row[1] != "TCA removed" or row[4]]

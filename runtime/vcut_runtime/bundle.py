@@ -108,8 +108,10 @@ def _check_content(manifest: Manifest) -> None:
                 f"graph {name} wants the unlisted weights {graph.weights!r}: export the bundle again with --force"
             )
     sizes = (manifest.height, manifest.width, manifest.frames, manifest.latent_channels, manifest.vae_scale_factor)
-    if min(*sizes, manifest.steps, manifest.decode_chunk) < 1 or manifest.deep_features < 0:
+    if min(*sizes, manifest.steps, manifest.decode_chunk) < 1:
         raise ValueError("the manifest gives a size below 1: export the bundle again with --force")
+    if manifest.deep_features < 0:
+        raise ValueError("the manifest gives deep_features below 0: export the bundle again with --force")
     for name, found in manifest.dynamic.items():
         unit = 1 if name == "frames" else manifest.vae_scale_factor
         usable = found.multiple >= 1 and found.multiple % unit == 0 and found.min >= 1

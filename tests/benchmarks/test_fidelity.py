@@ -117,6 +117,23 @@ def test_shared_first_steps_change_nothing(small_bundle: Path, images: Path) -> 
         np.testing.assert_array_equal(frames, whole.frames)
 
 
+def test_a_cache_interval_is_every_videos(
+    deep_bundle: Path, small_bundle: Path, small_checkpoint: Path, images: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"reference": str(small_checkpoint), "backend": "onnxruntime-cpu", "cut_steps": [5]}
+    found = {
+        interval: fidelity.measure([deep_bundle], images, cache_interval=interval, work=tmp_path / "work", **options)
+        for interval in (1, 3)
+    }
+    assert found[3]["cache_interval"] == 3
+    for exact, cached in zip(found[1]["curves"], found[3]["curves"], strict=True):
+        assert cached["psnr"]["mean"] != exact["psnr"]["mean"]
+    assert "2 images x 1 seeds, cache interval 3; " in tables._RENDER["fidelity"](found[3])
+    for bundle, modes in ((small_bundle, {}), (deep_bundle, {"tca": ["remove", "fold"]})):
+        with pytest.raises(UsageError, match="export with --deep-cache"):
+            fidelity.measure([bundle], images, cache_interval=2, **modes, **options)
+
+
 def test_a_start_needs_its_latents(small_bundle: Path, images: Path) -> None:
     pipeline = Pipeline.load(small_bundle, "onnxruntime-cpu")
     for start in (0, 3, 5):
@@ -162,7 +179,7 @@ def test_a_second_run_makes_nothing_again(
     lost[1].write_text(before[1][: len(before[1]) // 2])
     made: list[Any] = []
     sweep = fidelity.sweep
-    monkeypatch.setattr(fidelity, "sweep", lambda *args: (made.append(args[3]), sweep(*args))[1])
+    monkeypatch.setattr(fidelity, "sweep", lambda *args, **own: (made.append(args[3]), sweep(*args, **own))[1])
 
     def never(*_: Any) -> Any:
         raise AssertionError("diffusers ran again")

@@ -20,7 +20,12 @@ from vcut_bench.peers import PEERS, Job
 from vcut_runtime import UsageError, VcutError
 
 SECONDS = {"vcut": 1.0, "diffusers": 3.0, "deepcache": 2.0}
-MACS = {"semantic_binding": 200, "quality_improvement": 100}
+MACS = {
+    "semantic_binding": 200,
+    "quality_improvement": 100,
+    "semantic_binding_shallow": 20,
+    "quality_improvement_shallow": 10,
+}
 
 
 class FakeWorker:
@@ -93,7 +98,7 @@ def test_the_tables_fit_a_terminal_of_80_columns() -> None:
     }
     shape = {"frames": 25, "height": 576, "width": 1024}
     about = {"model": "m", "shape": shape, "precision": "fp16", "backend": "b", "device": "d", "threads": 2}
-    lines = printed({**about, "configurations": dict.fromkeys(["vcut c=17", *PEERS], row)})
+    lines = printed({**about, "configurations": dict.fromkeys(["vcut c=none k=3", *PEERS], row)})
     assert not any("…" in line for line in lines)
     assert len([line for line in lines if line.startswith("onnxruntime-unfolded")]) == 2
     assert [line for line in lines if line.startswith("tgate")][1].split()[1:] == ["1235"] * 7 + ["12.3"]
@@ -158,6 +163,35 @@ def test_cut_steps_are_swept_and_the_bundle_s_comes_first(small_bundle: Path, sm
         measure(small_bundle, log, cut_steps=[9])
 
 
+def test_cache_intervals_are_rows_of_their_own(deep_bundle: Path, small_bundle: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Notes(FakeWorker):
+        def ask(self, what: str, *, options: dict[str, Any], frames: str | None) -> dict[str, Any]:
+            if self.side == "vcut":
+                seen.append((options["cut_step"], options["cache_interval"]))
+            return super().ask(what, options={**options, "cut_step": 3}, frames=frames)
+
+    result = measure(deep_bundle, [], lambda job: Notes(job, []), repeats=1)
+    ours = {name: row for name, row in result["configurations"].items() if name.startswith("vcut")}
+    assert list(ours) == [f"vcut c={cut}{k}" for k in ("", " k=2", " k=3") for cut in ("5", "none")]
+    assert ours["vcut c=5 k=3"]["title"] == "vcut, c=5, interval 3: 3 of 7 steps deep"
+    assert seen[:6] == [(5, 1), (8, 1), (5, 2), (8, 2), (5, 3), (8, 3)]
+    assert ours["vcut c=none k=2"]["cache_interval"] == 2
+    limit = max(result["roofline"]["macs_per_second"].values())
+    for name, work in (("vcut c=5", 4 * 200 + 3 * 100), ("vcut c=5 k=2", 2 * 200 + 2 * 20 + 2 * 100 + 10)):
+        share = work / ours[name]["step_loop"]["median"] / limit
+        assert ours[name]["roofline_share"] == pytest.approx(share)
+    alone = measure(deep_bundle, [], lambda job: Notes(job, []), cut_steps=[None], cache_intervals=[1, 2], repeats=1)
+    assert [name for name in alone["configurations"] if name.startswith("vcut")] == ["vcut c=none", "vcut c=none k=2"]
+    for intervals, words in (([0], "2 or more"), ([2], "--deep-cache")):
+        with pytest.raises(UsageError, match=words):
+            measure(small_bundle, [], cache_intervals=intervals)
+    assert (latency.parse_intervals("2, 3"), latency.parse_intervals("none")) == ([2, 3], [])
+    with pytest.raises(UsageError, match="no list of numbers"):
+        latency.parse_intervals("2;3")
+
+
 def test_a_peer_that_does_not_open_or_fails_is_skipped_with_the_reason(small_bundle: Path) -> None:
     log: list[Any] = []
 
@@ -214,18 +248,18 @@ def test_impossible_options_are_refused_before_anything_opens(small_bundle: Path
     assert latency.choose_peers("none") == []
 
 
-def test_one_real_run_through_the_command(small_bundle: Path, tmp_path: Path) -> None:
+def test_one_real_run_through_the_command(deep_bundle: Path, tmp_path: Path) -> None:
     """Two processes: ours, and the roofline's."""
     app = typer.Typer()
     app.command()(latency.latency_command)
     output = tmp_path / "results" / "latency.json"
-    options = ["--peers", "none", "--repeats", "1", "--threads", "1", "--cut-steps", "none,3", "--json"]
-    done = CliRunner().invoke(app, [str(small_bundle), *options, "-o", str(output)])
+    options = ["--peers", "none", "--repeats", "1", "--threads", "1", "--cut-steps", "none,5", "--json"]
+    done = CliRunner().invoke(app, [str(deep_bundle), *options, "--cache-intervals", "7", "-o", str(output)])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result == json.loads(output.read_text())
     assert result["command"].startswith("vcut bench latency")
-    assert list(result["configurations"]) == ["vcut c=3", "vcut c=none"]
+    assert list(result["configurations"]) == ["vcut c=5", "vcut c=none", "vcut c=5 k=7", "vcut c=none k=7"]
     for found in result["configurations"].values():
         assert found["backend"] == "onnxruntime-cpu"
         assert found["step_loop"]["median"] > 0

@@ -99,6 +99,15 @@ def test_a_video_is_its_steps(tiny: Any) -> None:
     assert vcut["per_video"]["none"]["full"] == 25 * guided
 
 
+def test_a_shallow_step_is_the_last_layer_and_what_is_around_it(family: Any, tiny: Any) -> None:
+    for model in (family["svd-xt"], *tiny["models"]):
+        networks = model["networks"]
+        vcut = networks["vcut"]
+        assert 0.02 < vcut["shallow_guided"]["full"] / vcut["guided"]["full"] < 0.25
+        assert vcut["shallow_guided"]["layers"] == pytest.approx(2 * vcut["shallow_conditional"]["layers"], rel=1e-3)
+        assert "shallow_guided" not in networks["original"]
+
+
 def test_shares_add_up_and_show_what_was_folded(tiny: Any) -> None:
     (model,) = tiny["models"]
     for network, parts in model["shares"].items():

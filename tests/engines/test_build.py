@@ -24,7 +24,7 @@ from vcut_engines import build as build_engines
 from vcut_runtime import BundleError, Pipeline, UsageError, VcutError, open_bundle
 from vcut_runtime.bundle import sha256
 from vcut_runtime.graphs import graph_tensors
-from vcut_runtime.manifest import EngineSet, Sizes
+from vcut_runtime.manifest import SHALLOW, EngineSet, Sizes
 from vcut_runtime.tensorrt_library import load_library
 
 module: Any = sys.modules["vcut_engines.build"]  # the package's name for it is the function's
@@ -130,7 +130,7 @@ def test_four_engines_and_a_manifest_that_agrees_with_them(first: Built, small_b
     assert result.peak_memory > 0
     assert result.warnings == {}
     manifest = open_bundle(bundle).manifest
-    assert manifest.schema_version == 3
+    assert manifest.schema_version == 4
     engines = manifest.engines[PORTABLE]
     version = load_library("tensorrt-rtx").version
     assert (engines.library, engines.version) == ("tensorrt-rtx", version)
@@ -156,6 +156,20 @@ def test_four_engines_and_a_manifest_that_agrees_with_them(first: Built, small_b
     assert files_of(bundle) == {Path(entry.file).name for entry in engines.engines.values()}
     assert {path.name for path in bundle.iterdir()} == {"manifest.json", "onnx", "engines"}
     assert content(bundle / "onnx") == content(small_bundle / "onnx")
+
+
+def test_shallow_steps_become_engines_too(deep_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(deep_bundle, tmp_path / "bundle"))
+    result = build(bundle)
+    manifest = open_bundle(bundle).manifest
+    assert result.built == manifest.graph_names
+    engines = engines_of(bundle).engines
+    for name, shallow in SHALLOW.items():
+        assert engines[shallow].weight_bytes < engines[name].weight_bytes / 2
+        assert engines[shallow].layers < engines[name].layers / 2
+        features = manifest.graphs[name].outputs[1]
+        assert features in engines[name].outputs
+        assert features in engines[shallow].inputs
 
 
 def test_each_engines_phases_are_reported_and_its_log_is_removed(first: Built) -> None:

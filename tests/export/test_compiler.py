@@ -17,6 +17,7 @@ import pytest
 from conftest import DYNAMIC, make_checkpoint
 from vcut_export import export
 from vcut_runtime import Pipeline, UsageError, VcutError, open_bundle
+from vcut_runtime.manifest import SHALLOW
 
 GRAPHS = ("condition", "semantic_binding", "quality_improvement", "decode")
 PORTABLE = "tensorrt-rtx-portable"
@@ -43,9 +44,9 @@ def test_the_bundle_holds_the_design_files_and_nothing_else(small_bundle: Path) 
     assert names == {"manifest.json"} | {f"onnx/{name}.onnx" for name in GRAPHS} | {f"onnx/{name}" for name in weights}
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_graphs_are_clean(graph: str, small_bundle: Path) -> None:
-    path = small_bundle / "onnx" / f"{graph}.onnx"
+@pytest.mark.parametrize("graph", [*GRAPHS, *SHALLOW.values()])
+def test_graphs_are_clean(graph: str, deep_bundle: Path) -> None:
+    path = deep_bundle / "onnx" / f"{graph}.onnx"
     onnx.checker.check_model(path, full_check=True)
     model = onnx.load(path, load_external_data=False)
     used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
@@ -65,10 +66,10 @@ def test_graphs_are_clean(graph: str, small_bundle: Path) -> None:
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_the_manifest_gives_the_graphs_own_inputs_and_outputs(graph: str, small_bundle: Path) -> None:
-    entry = open_bundle(small_bundle).manifest.graphs[graph]
-    model = onnx.load(small_bundle / entry.file, load_external_data=False)
+@pytest.mark.parametrize("graph", [*GRAPHS, *SHALLOW.values()])
+def test_the_manifest_gives_the_graphs_own_inputs_and_outputs(graph: str, deep_bundle: Path) -> None:
+    entry = open_bundle(deep_bundle).manifest.graphs[graph]
+    model = onnx.load(deep_bundle / entry.file, load_external_data=False)
     for specs, tensors in ((entry.inputs, model.graph.input), (entry.outputs, model.graph.output)):
         found = [
             (
@@ -81,13 +82,13 @@ def test_the_manifest_gives_the_graphs_own_inputs_and_outputs(graph: str, small_
         assert found == [(spec.name, spec.dtype, spec.shape) for spec in specs]
 
 
-def test_the_unet_weights_lie_on_disk_once(small_bundle: Path, small_checkpoint: Path) -> None:
-    folded = (small_bundle / "onnx/unet.weights").stat().st_size
+def test_the_unet_weights_lie_on_disk_once(deep_bundle: Path, small_checkpoint: Path) -> None:
+    folded = (deep_bundle / "onnx/unet.weights").stat().st_size
     original = (small_checkpoint / "unet/diffusion_pytorch_model.safetensors").stat().st_size
     assert folded < original
     tensors: dict[str, set[str]] = {}
-    for graph in ("semantic_binding", "quality_improvement"):
-        model = onnx.load(small_bundle / "onnx" / f"{graph}.onnx", load_external_data=False)
+    for graph in (*SHALLOW, *SHALLOW.values()):
+        model = onnx.load(deep_bundle / "onnx" / f"{graph}.onnx", load_external_data=False)
         for tensor in model.graph.initializer:
             if tensor.external_data:
                 entry = {e.key: e.value for e in tensor.external_data}
@@ -155,6 +156,16 @@ def test_other_frames_rebuild_the_unet_graphs_alone(
     assert set(quick) >= set(result.rebuilt)
     assert "condition" not in quick
     assert set(completed.manifest.engines[PORTABLE].engines) == set(GRAPHS)
+
+
+def test_shallow_steps_come_and_go_with_the_unet_graphs_alone(small_checkpoint: Path, own_bundle: Path) -> None:
+    before = state(own_bundle)
+    result = again(small_checkpoint, own_bundle, deep_cache=True)
+    assert set(result.rebuilt) == {*SHALLOW, *SHALLOW.values()}
+    assert result.manifest.deep_features == 32
+    assert again(small_checkpoint, own_bundle, deep_cache=True).rebuilt == ()
+    assert set(again(small_checkpoint, own_bundle).rebuilt) == set(SHALLOW)
+    assert state(own_bundle).keys() == before.keys()
 
 
 def test_force_rebuilds_everything(small_checkpoint: Path, own_bundle: Path) -> None:
@@ -459,12 +470,13 @@ ODD = {
 def test_any_configuration_compiles_and_verifies(tca: Any, tmp_path: Path, photo: Any) -> None:
     """Other levels, layers, heads, channels, latents and frames; 28x44 pixels halve to odd latents."""
     checkpoint = make_checkpoint(tmp_path / "odd", **ODD)
-    result = export(
-        str(checkpoint), tmp_path / "bundle", height=28, width=44, precision="fp32", tca=tca, steps=3, verify=True
-    )
-    assert set(result.errors) == set(GRAPHS)
+    options: dict[str, Any] = {"precision": "fp32", "tca": tca, "deep_cache": tca == "fold", "steps": 3}
+    result = export(str(checkpoint), tmp_path / "bundle", height=28, width=44, verify=True, **options)
+    assert set(result.errors) == set(result.manifest.graph_names)
     assert max(result.errors.values()) <= 1e-4
-    assert Pipeline.load(result.bundle)(photo, seed=0).frames.shape == (5, 28, 44, 3)
+    interval = 2 if tca == "fold" else 1
+    frames = Pipeline.load(result.bundle)(photo, seed=0, cache_interval=interval).frames
+    assert frames.shape == (5, 28, 44, 3)
 
 
 def test_the_least_sizes_are_verified_too(
@@ -482,9 +494,11 @@ def test_the_least_sizes_are_verified_too(
 
 @pytest.mark.slow
 def test_fp16_verifies_and_runs(small_checkpoint: Path, tmp_path: Path, photo: Any) -> None:
-    result = export(str(small_checkpoint), tmp_path / "bundle", precision="fp16", steps=2, verify=True)
+    options: dict[str, Any] = {"precision": "fp16", "steps": 3, "cut_step": 3, "deep_cache": True}
+    result = export(str(small_checkpoint), tmp_path / "bundle", verify=True, **options)
     assert 1e-6 < max(result.errors.values()) <= 2e-2
-    assert Pipeline.load(result.bundle)(photo, seed=0).frames.std() > 0
+    assert [t.dtype for t in result.manifest.graphs["semantic_binding"].outputs] == ["float32", "float16"]
+    assert Pipeline.load(result.bundle)(photo, seed=0, cache_interval=2).frames.std() > 0
     unet = (result.bundle / "onnx/unet.weights").stat().st_size
     assert unet < 0.55 * (small_checkpoint / "unet/diffusion_pytorch_model.safetensors").stat().st_size
 

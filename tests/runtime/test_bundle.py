@@ -79,7 +79,7 @@ def delete(path: str) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (set_value("schema_version", 4), "schema version 4.*upgrade"),
+        (set_value("schema_version", 5), "schema version 5.*upgrade"),
         (set_value("schema_version", 0), "impossible schema version"),
         (set_value("extra", 1), "damaged"),
         (delete("scheduler"), "damaged"),
@@ -106,6 +106,7 @@ def delete(path: str) -> Callable[[dict], None]:
         (set_value("frames", 4), "does not fit its sizes"),
         (set_value("height", 64), "does not fit its sizes"),
         (set_value("decode_chunk", 0), "below 1"),
+        (set_value("deep_features", 32), "lacks the graph semantic_binding_shallow"),
         (lambda m: m["sca_bias"][0].update(offset=32), "do not follow each other"),
         (lambda m: m["sca_bias"].pop(), "does not fit its sizes"),
         (lambda m: m["graphs"]["condition"]["inputs"].pop(), "does not fit its sizes"),
@@ -161,7 +162,10 @@ def test_a_linked_bundle_opens(small_bundle: Path, tmp_path: Path) -> None:
     assert open_bundle(link).manifest.frames == 3
 
 
-@pytest.mark.parametrize(("version", "without"), [(1, ["engines", "dynamic"]), (2, ["dynamic"]), (3, [])])
+@pytest.mark.parametrize(
+    ("version", "without"),
+    [(1, ["engines", "dynamic", "deep_features"]), (2, ["dynamic", "deep_features"]), (3, ["deep_features"]), (4, [])],
+)
 def test_a_bundle_of_an_older_version_is_read(bundle_copy: Path, version: int, without: list[str]) -> None:
     path = bundle_copy / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -169,8 +173,29 @@ def test_a_bundle_of_an_older_version_is_read(bundle_copy: Path, version: int, w
         manifest.pop(field, None)
     path.write_text(json.dumps({**manifest, "schema_version": version}))
     opened = open_bundle(bundle_copy).manifest
-    assert (opened.engines, opened.dynamic) == ({}, {})
+    assert (opened.engines, opened.dynamic, opened.deep_features) == ({}, {}, 0)
     assert opened.smallest == opened.sizes == opened.largest == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (set_value("deep_features", 0), "shape of 'deep_features' in graph semantic_binding does not fit its sizes"),
+        (set_value("deep_features", 64), "shape of 'deep_features' in graph semantic_binding does not fit its sizes"),
+        (set_value("deep_features", -32), "below 0"),
+        (delete("graphs/quality_improvement_shallow"), "lacks the graph quality_improvement_shallow"),
+        (set_value("precision", "fp16"), "shape of 'deep_features' in graph semantic_binding does not fit its sizes"),
+    ],
+)
+def test_deep_features_that_do_not_fit(
+    deep_bundle: Path, tmp_path: Path, change: Callable[[dict], None], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Path(shutil.copytree(deep_bundle, tmp_path / "bundle"))
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    refused(bundle, says, monkeypatch)
 
 
 ENGINES = "engines/tensorrt-rtx-sm86"

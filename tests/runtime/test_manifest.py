@@ -203,7 +203,7 @@ def test_manifests_without_engines_are_read(version: int) -> None:
 
 
 def test_the_schema_version_that_is_written() -> None:
-    assert json.loads(encode(example()))["schema_version"] == SCHEMA_VERSION == 3
+    assert json.loads(encode(example()))["schema_version"] == SCHEMA_VERSION == 4
 
 
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 999, 2**70])

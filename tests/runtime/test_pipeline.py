@@ -221,6 +221,74 @@ def test_cut_at_17_is_sixteen_guided_and_nine_conditional_steps(
     assert psnr(got.frames, want) >= 50
 
 
+@pytest.mark.parametrize("interval", [2, 3])
+def test_a_cache_interval_is_deepcache_on_diffusers(
+    interval: int,
+    folded: Pipeline,
+    tiny_checkpoint: Path,
+    image: Image.Image,
+    latents: np.ndarray,
+    noise: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The package of DeepCache's authors, on unmodified diffusers, is the reference."""
+    from DeepCache import DeepCacheSDHelper
+
+    theirs = reference.load(tiny_checkpoint)
+    reference.inject(theirs, monkeypatch, noise)
+    options: Any = {"num_inference_steps": 7}
+    exact = diffusers_frames(theirs, image, latents, **options)
+    helper = DeepCacheSDHelper(pipe=theirs)
+    helper.set_params(cache_interval=interval, cache_branch_id=0)
+    helper.enable()
+    want = diffusers_frames(theirs, image, latents, **options)
+    got = folded(image, latents=latents, noise=noise, cut_step=None, cache_interval=interval, **options)
+    assert psnr(got.frames, want) >= 50
+    assert psnr(exact, want) < 45  # it is another video
+
+
+@pytest.mark.parametrize("cut_step", [1, 4, 5])
+def test_each_stage_begins_with_all_layers(
+    cut_step: int,
+    folded: Pipeline,
+    tiny_checkpoint: Path,
+    image: Image.Image,
+    latents: np.ndarray,
+    noise: np.ndarray,
+) -> None:
+    options: Any = {"cut_step": cut_step, "cache_interval": 2}
+    want = reference.vcut_loop(reference.load(tiny_checkpoint), image, latents, noise, steps=6, **options)
+    seen: list[Step] = []
+    got = folded(
+        image,
+        latents=latents,
+        noise=noise,
+        num_inference_steps=6,
+        callback=lambda step, _: seen.append(step),
+        **options,
+    )
+    assert psnr(got.frames, want) >= 50
+    assert [s.index for s in seen if not s.shallow] == {1: [1, 3, 5], 4: [1, 3, 4, 6], 5: [1, 3, 5]}[cut_step]
+
+
+def test_a_run_that_goes_on_keeps_the_cache_interval(deep_bundle: Path, photo: Image.Image) -> None:
+    pipeline, kept = Pipeline.load(deep_bundle), {}
+    whole = pipeline(photo, seed=0, cache_interval=2, callback=lambda step, x: kept.update({step.index: x.copy()}))
+
+    def from_step(start: int) -> np.ndarray:
+        return pipeline(photo, seed=0, cache_interval=2, start_step=start, latents=kept[start - 1]).frames
+
+    assert np.array_equal(from_step(3), whole.frames)  # steps 1, 3, 5 and 7 compute all layers
+    assert np.array_equal(from_step(5), whole.frames)
+    assert not np.array_equal(from_step(4), whole.frames)  # no deep features to take: it computes them
+
+
+def test_an_interval_of_one_is_no_cache(deep_bundle: Path, small_bundle: Path, photo: Image.Image) -> None:
+    options: Any = {"seed": 0, "num_inference_steps": 4, "cut_step": 3}
+    frames = Pipeline.load(deep_bundle)(photo, cache_interval=1, **options).frames
+    assert np.array_equal(frames, Pipeline.load(small_bundle)(photo, **options).frames)
+
+
 @pytest.mark.parametrize("quality_bias", ["mean", "cond"])
 @pytest.mark.parametrize("cut_step", [1, 2, 4])
 def test_every_cut_and_bias_follows_the_reference_loop(
@@ -337,6 +405,8 @@ def test_a_failing_callback_stops_the_run(small: Pipeline, photo: Image.Image) -
         ({"cut_step": 0}, "outside 1..5"),
         ({"cut_step": 6}, "outside 1..5"),
         ({"decode_chunk": 0}, "at least 1"),
+        ({"cache_interval": 0}, "give 1"),
+        ({"cache_interval": 2}, "no shallow steps: export it with --deep-cache"),
         ({"fps": 0}, "at least 1"),
         ({"fps": 3_000_000_000}, "at most 1000"),
         ({"noise_aug_strength": float("nan")}, "finite"),

@@ -90,6 +90,24 @@ def test_steps_count_from_one_and_follow_the_sigmas() -> None:
     assert [step.sigma_next for step in steps] == sigmas[1:]
 
 
+@pytest.mark.parametrize(
+    ("cut_step", "interval", "deep"),
+    [
+        (26, 1, range(1, 26)),
+        (26, 3, range(1, 26, 3)),
+        (17, 3, [*range(1, 17, 3), 17, 20, 23]),
+        (18, 5, [1, 6, 11, 16, 18, 23]),
+        (1, 2, range(1, 26, 2)),
+        (17, 100, [1, 17]),
+    ],
+)
+def test_each_stage_begins_with_all_layers_and_then_every_so_many_steps(
+    cut_step: int, interval: int, deep: list[int]
+) -> None:
+    steps = plan_steps(SVD, 25, cut_step, interval)
+    assert [step.index for step in steps if not step.shallow] == list(deep)
+
+
 @pytest.mark.parametrize(("cut_step", "checked"), [(1, 1), (17, 17), (26, 26), (None, 26)])
 def test_cut_step_within_the_steps_passes(cut_step: int | None, checked: int) -> None:
     assert check_cut_step(cut_step, 25) == checked

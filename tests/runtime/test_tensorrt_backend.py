@@ -71,6 +71,60 @@ def test_the_switch_happens_at_the_cut_step(bundle_copy: Path, photo: Image.Imag
     assert machine.trt.ran == ["condition", *steps, "decode", "decode"]
 
 
+@pytest.fixture
+def deep_copy(deep_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(deep_bundle, tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}, {"low_memory": True}], ids=["plain", "eager", "low"])
+def test_shallow_steps_take_the_deep_features_of_their_stage(
+    deep_bundle: Path, deep_copy: Path, photo: Image.Image, library: str, options: dict
+) -> None:
+    want = Pipeline.load(deep_bundle, "onnxruntime-cpu")(photo, seed=5, cache_interval=2).frames
+    machine = Machine(deep_copy, library)
+    pipeline = machine.pipeline(**options)
+    assert np.array_equal(pipeline(photo, seed=5, cache_interval=2).frames, want)
+    both = ["semantic_binding", "semantic_binding_shallow"]
+    rest = ["quality_improvement", "quality_improvement_shallow", "quality_improvement"]
+    assert machine.trt.ran[1:8] == [*both, *both, *rest]
+    assert not np.array_equal(pipeline(photo, seed=5).frames, want)
+    assert np.array_equal(pipeline(photo, seed=5, cache_interval=2).frames, want)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_deep_features_have_one_memory_and_stay_in_it(
+    deep_copy: Path, photo: Image.Image, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(deep_copy, library)
+    pipeline = machine.pipeline()
+    size = 2 * 3 * 32 * 16 * 16 * 4  # of a guided step
+    copies: list[int] = []
+    copy = machine.gpu.cudaMemcpyAsync
+    monkeypatch.setattr(machine.gpu, "cudaMemcpyAsync", lambda *i: (copies.append(i[2]), copy(*i))[1])
+    pipeline(photo, seed=5, cache_interval=2)
+    assert list(machine.gpu.sizes.values()).count(size) == 1
+    assert size not in copies
+    assert size // 2 not in copies
+
+
+def test_low_memory_keeps_a_step_and_its_shallow_one(deep_copy: Path, photo: Image.Image) -> None:
+    machine = Machine(deep_copy)
+    machine.pipeline(low_memory=True)(photo, seed=0, cache_interval=2)
+    assert machine.trt.most_resident == 2
+    assert machine.count("load_weights", "semantic_binding") == 1
+
+
+def test_engines_without_shallow_steps_are_named(deep_copy: Path) -> None:
+    machine = Machine(deep_copy)
+    path = deep_copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["engines"][machine.target]["engines"]["semantic_binding_shallow"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="lack semantic_binding_shallow: run 'vcut build"):
+        machine.pipeline()
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_second_video_allocates_nothing(bundle_copy: Path, photo: Image.Image, library: str) -> None:
     machine = Machine(bundle_copy, library)
