@@ -15,6 +15,7 @@ from vcut_bench.reference import Reference
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.machine import first_line
 from vcut_runtime.manifest import EngineLibrary, TensorSpec
+from vcut_runtime.onnxruntime_backend import thread_settings
 
 if TYPE_CHECKING:
     from vcut_bench.peers import Job
@@ -106,6 +107,8 @@ def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, 
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    for key, value in thread_settings(threads).items():  # as vcut's own sessions have them
+        options.add_session_config_entry(key, value)
     options.intra_op_num_threads = threads
     wanted = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     if wanted not in ort.get_available_providers():

@@ -98,6 +98,11 @@ def dimensions(manifest: Manifest, sizes: Sizes, chunk: int) -> dict[str, int]:
     return {"F": sizes.frames, "H": sizes.height, "W": sizes.width, "h": h, "w": w, "n": chunk}
 
 
+def take_turns(graph: str, other: str) -> bool:
+    """Whether one is the other's shallow step: they alternate, and the shallow one has few weights of its own."""
+    return SHALLOW.get(graph) == other or SHALLOW.get(other) == graph
+
+
 def sized(shape: Shape, dimensions: Mapping[str, int]) -> tuple[int, ...]:
     """Return ``shape`` with its free dimensions' values."""
     return tuple(dimensions[d] if isinstance(d, str) else d for d in shape)

@@ -19,7 +19,7 @@ import numpy as np
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.cuda import Captured, Cuda, Event, Memory
 from vcut_runtime.errors import BundleError, UsageError, VcutError
-from vcut_runtime.graphs import FEATURES, dimensions, sized
+from vcut_runtime.graphs import FEATURES, dimensions, sized, take_turns
 from vcut_runtime.machine import cache_folder, file_name, first_line
 from vcut_runtime.manifest import SHALLOW, EngineEntry, EngineSet, Profile, Sizes, TensorSpec
 from vcut_runtime.tensorrt_library import TITLES, Library, Log
@@ -154,7 +154,7 @@ class TensorRtBackend:
         """
         if self.low_memory:
             for name in list(self._loaded):
-                if name != graph and not _take_turns(name, graph):
+                if name != graph and not take_turns(name, graph):
                     self._unload(name)
         found = self._loaded.get(graph)
         if found is not None and found.resident:  # every step comes by here, and asking for memory takes its time
@@ -477,11 +477,6 @@ def _cache_file(library: Library, cuda: Cuda, entry: EngineEntry) -> Path:
 
 def _dtype(spec: TensorSpec) -> np.dtype:
     return np.dtype(spec.dtype)
-
-
-def _take_turns(graph: str, other: str) -> bool:
-    """Whether one is the other's shallow step: they alternate, and the shallow one has few weights."""
-    return SHALLOW.get(graph) == other or SHALLOW.get(other) == graph
 
 
 def _within(profile: Profile, shape: tuple[int, ...]) -> bool:
