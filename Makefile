@@ -30,8 +30,8 @@ lint: .venv/.installed
 # Measures on this machine; tables puts what benchmarks/results holds into the README.
 bench: .venv/.installed
 	$(BIN)/vcut bench macs --output benchmarks/results/macs-$$(date +%F).json
-	$(BIN)/vcut-export --model svd-tiny --output $(DEMO)/svd-tiny
-	$(BIN)/vcut bench latency $(DEMO)/svd-tiny --cut-steps none,10,17,20 \
+	$(BIN)/vcut-export --model svd-tiny --deep-cache --output $(DEMO)/svd-tiny-deep
+	$(BIN)/vcut bench latency $(DEMO)/svd-tiny-deep --cut-steps none,10,17,20 \
 		--output benchmarks/results/latency-$$(uname -m)-$$(date +%F).json
 	$(BIN)/python -m vcut_bench.seams --json benchmarks/results/seams-$$(uname -m)-$$(date +%F).json
 	$(BIN)/python -m vcut_bench.export_cost --json benchmarks/results/export-$$(uname -m)-$$(date +%F).json

@@ -114,8 +114,8 @@ def plan(work: Path, site: Path, wheels: Path, *, full: bool) -> list[Step]:
         return [python, "-m", "vcut_runtime", "build", str(bundle), "--engines", library, "--gpu", "this", "--json"]
 
     def export(model: str, bundle: Path) -> list[str]:
-        words = ["--model", model, "--random-weights", "--output", str(bundle), "--engines", "none", "--json"]
-        return [python, "-m", "vcut_runtime", "export", *words]
+        words = ["--model", model, "--random-weights", "--deep-cache", "--output", str(bundle), "--engines", "none"]
+        return [python, "-m", "vcut_runtime", "export", *words, "--json"]
 
     smoke = "from gpu_visit import smoke; import sys; smoke(sys.argv[1])"
     here = ROOT / "benchmarks"
@@ -147,7 +147,8 @@ def plan(work: Path, site: Path, wheels: Path, *, full: bool) -> list[Step]:
             steps.append(Step(built, "do SVD-XT's engines build", build(real, library), 8, f"{library} runs"))
         # A video of diffusers' takes a minute and a half on an A10: only those peers that an engine is compared with.
         peers = "diffusers,diffusers-compiled,tensorrt-unfolded"
-        command = latency(real, "--repeats", "2", "--cut-steps", "17", "--peers", peers)
+        options = ("--repeats", "2", "--cut-steps", "17", "--cache-intervals", "3", "--peers", peers)
+        command = latency(real, *options)
         steps.append(Step("latency svd-xt", "how fast at 25 frames of 576x1024", command, 10, "export svd-xt"))
     return steps
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from models import tiny
@@ -78,82 +81,95 @@ def _seeded() -> None:
         torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``TINY``, at SVD's full depth, as a diffusers folder."""
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
-def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shallow model of other numbers throughout, as a diffusers folder."""
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "small", **SMALL)
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Make a folder at most once per run, in whichever of the run's processes asks first; nobody may change it."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
 
-
-@pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Compile ``TINY`` in fp32 with the given ``tca`` at most once; the one with TCA folded has shallow steps too."""
-    from vcut_export import export
-
-    folder = tmp_path_factory.mktemp("bundles")
-
-    def make(tca: str) -> Path:
-        bundle = folder / tca
-        if not bundle.exists():
-            fold = tca == "fold"
-            options: dict[str, Any] = {"tca": "fold", "deep_cache": True} if fold else {"tca": "remove"}
-            export(str(tiny_checkpoint), bundle, precision="fp32", **options)
-        return bundle
+    def make(name: str, write: Callable[[Path], object]) -> Path:
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.exists():
+                partial = target.with_name(f"{target.name}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                write(partial)
+                partial.rename(target)
+        return target
 
     return make
 
 
 @pytest.fixture(scope="session")
-def small_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_checkpoint(once: Once) -> Path:
+    """``TINY``, at SVD's full depth, as a diffusers folder."""
+    return once("checkpoints/tiny", make_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(once: Once) -> Path:
+    """A shallow model of other numbers throughout, as a diffusers folder."""
+    return once("checkpoints/small", lambda folder: make_checkpoint(folder, **SMALL))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, once: Once) -> Callable[[str], Path]:
+    """Compile ``TINY`` in fp32 with the given ``tca`` at most once; the one with TCA folded has shallow steps too."""
+    from vcut_export import export
+
+    def make(tca: str) -> Path:
+        fold = tca == "fold"
+        options: dict[str, Any] = {"tca": "fold", "deep_cache": True} if fold else {"tca": "remove"}
+        return once(
+            f"bundles/tiny-{tca}", lambda bundle: export(str(tiny_checkpoint), bundle, precision="fp32", **options)
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_checkpoint: Path, once: Once) -> Path:
     """The shallow model compiled in fp32. Tests that change a bundle copy it first."""
     from vcut_export import export
 
-    bundle = tmp_path_factory.mktemp("bundles") / "small"
-    export(str(small_checkpoint), bundle, precision="fp32", steps=4, cut_step=3)
-    return bundle
+    options: dict[str, Any] = {"precision": "fp32", "steps": 4, "cut_step": 3}
+    return once("bundles/small", lambda bundle: export(str(small_checkpoint), bundle, **options))
 
 
 @pytest.fixture(scope="session")
-def deep_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deep_bundle(small_checkpoint: Path, once: Once) -> Path:
     """The shallow model compiled in fp32 with shallow steps. Tests that change a bundle copy it first."""
     from vcut_export import export
 
-    bundle = tmp_path_factory.mktemp("bundles") / "deep"
-    export(str(small_checkpoint), bundle, precision="fp32", steps=7, cut_step=5, deep_cache=True)
-    return bundle
+    options: dict[str, Any] = {"precision": "fp32", "steps": 7, "cut_step": 5, "deep_cache": True}
+    return once("bundles/deep", lambda bundle: export(str(small_checkpoint), bundle, **options))
 
 
 @pytest.fixture(scope="session")
-def dynamic_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dynamic_bundle(small_checkpoint: Path, once: Once) -> Path:
     """The shallow model compiled with sizes that a run may choose. Tests that change a bundle copy it first."""
     from vcut_export import export
 
-    bundle = tmp_path_factory.mktemp("bundles") / "dynamic"
-    export(str(small_checkpoint), bundle, **DYNAMIC)
-    return bundle
+    return once("bundles/dynamic", lambda bundle: export(str(small_checkpoint), bundle, **DYNAMIC))
 
 
 @pytest.fixture(scope="session")
-def tiny_dynamic_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_dynamic_bundle(tiny_checkpoint: Path, once: Once) -> Path:
     """``TINY``, TCA folded, in fp32, with sizes that a run may choose."""
     from vcut_export import export
 
-    bundle = tmp_path_factory.mktemp("bundles") / "tiny-dynamic"
     ranges = {"frames": (2, 14), "height": (64, 128), "width": (64, 192)}
-    export(str(tiny_checkpoint), bundle, width=128, precision="fp32", tca="fold", dynamic=ranges)
-    return bundle
+    options: dict[str, Any] = {"width": 128, "precision": "fp32", "tca": "fold", "dynamic": ranges}
+    return once("bundles/tiny-dynamic", lambda bundle: export(str(tiny_checkpoint), bundle, **options))
 
 
 @pytest.fixture
 def bundle_copy(small_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the small bundle that a test may damage."""
-    import shutil
-
     return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
 
 

@@ -43,6 +43,7 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
         "guidance": [manifest.guidance.min, manifest.guidance.max],
         "decode_chunk": manifest.decode_chunk,
         "decode_overlap": manifest.decode_overlap,
+        "deep_features": manifest.deep_features,
         "sca_bias_channels": manifest.bias_channels,
         "bytes": sum(entry.bytes for entry in manifest.files()),
         "hashes": "match" if hashes else "not read",
@@ -103,6 +104,8 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
     if d["dynamic"]:
         ranges = (f"{name} {SizeRange(**found)}" for name, found in d["dynamic"].items())
         yield f"a run may choose {', '.join(ranges)}"
+    if d["deep_features"]:
+        yield f"has shallow steps, for runs with --cache-interval ({d['deep_features']} channels of deep features)"
     yield f"{_size(d['bytes'])}, {d['sca_bias_channels']} bias channels, vcut {d['vcut_version']}, hashes {d['hashes']}"
     graphs = Table("graph", "inputs, then outputs")
     for name, graph in d["graphs"].items():

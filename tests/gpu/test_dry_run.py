@@ -39,8 +39,8 @@ def _fake_machine(library: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def compiled(small_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = Path(shutil.copytree(small_bundle, tmp_path_factory.mktemp("fake") / "bundle"))
+def compiled(deep_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = Path(shutil.copytree(deep_bundle, tmp_path_factory.mktemp("fake") / "bundle"))
     add_fake_engines(copy, library)
     return copy
 

@@ -19,7 +19,7 @@ from conftest import psnr
 from vcut_runtime import Pipeline, VcutError, open_bundle
 from vcut_runtime.backends import Options, open_backend
 from vcut_runtime.graphs import bundle_tensors, dimensions, sized
-from vcut_runtime.manifest import GRAPHS, Manifest
+from vcut_runtime.manifest import GRAPHS, SHALLOW, Manifest
 
 pytestmark = pytest.mark.gpu
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}  # of the output's largest magnitude
@@ -47,7 +47,7 @@ def compiled_fp16(tiny_checkpoint: Path, library: str, tmp_path_factory: pytest.
     from vcut_export import export
 
     bundle = tmp_path_factory.mktemp("fp16") / "bundle"
-    export(str(tiny_checkpoint), bundle, precision="fp16", tca="fold")
+    export(str(tiny_checkpoint), bundle, precision="fp16", tca="fold", deep_cache=True)
     return with_engines(bundle, library, tmp_path_factory)
 
 
@@ -80,7 +80,7 @@ def want(compiled: Path, video_inputs: dict[str, Any]) -> np.ndarray:
     return Pipeline.load(compiled, "onnxruntime-cpu")(**video_inputs).frames
 
 
-@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("graph", [*GRAPHS, *SHALLOW.values()])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_each_engine_agrees_with_onnxruntime(
     request: pytest.FixtureRequest, library: str, graph: str, precision: str
@@ -137,6 +137,18 @@ def test_cuda_graphs_change_nothing(
     captured = graphs(**video_inputs).frames
     assert psnr(captured, eager(**video_inputs).frames) >= 60
     assert graphs.backend.notes == [], "a step could not be captured"
+
+
+@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}, {"low_memory": True}], ids=["plain", "eager", "low"])
+def test_shallow_steps_agree_with_onnxruntime(
+    compiled: Path, library: str, video_inputs: dict[str, Any], want: np.ndarray, options: dict[str, Any]
+) -> None:
+    pipeline, cpu = Pipeline.load(compiled, library, **options), Pipeline.load(compiled, "onnxruntime-cpu")
+    cached = cpu(**video_inputs, cache_interval=3).frames
+    first, again = (pipeline(**video_inputs, cache_interval=3).frames for _ in range(2))
+    assert psnr(first, cached) >= 40
+    assert psnr(again, first) >= 60
+    assert psnr(first, want) < psnr(first, cached)
 
 
 def test_low_memory_changes_nothing_but_memory(compiled: Path, library: str, video_inputs: dict[str, Any]) -> None:
@@ -246,5 +258,5 @@ def random_inputs(manifest: Manifest, graph: str) -> dict[str, np.ndarray]:
             value = draw.random(shape) if spec.name == "image" else draw.standard_normal(shape)
             if spec.name == "latents" and graph != "decode":
                 value = value * 14.0
-        inputs[spec.name] = np.asarray(value, dtype=np.float32)
+        inputs[spec.name] = np.asarray(value, dtype=spec.dtype)
     return inputs

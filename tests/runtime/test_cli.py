@@ -141,6 +141,19 @@ def test_inspect_shows_the_sizes_that_a_run_may_choose(dynamic_bundle: Path) -> 
     assert described["graphs"]["condition"]["inputs"]["resize_rows"] == "float32[224, H]"
 
 
+def test_shallow_steps_are_shown_and_run(deep_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+    shown = " ".join(vcut("inspect", deep_bundle).stdout.split())
+    assert "has shallow steps, for runs with --cache-interval (32 channels of deep features)" in shown
+    done = vcut("run", deep_bundle, photo_file, "-o", tmp_path / "out.gif", "--cache-interval", 2, "--json")
+    assert json.loads(done.stdout)["videos"][0]["output"] == str(tmp_path / "out.gif")
+
+
+def test_a_cache_interval_wants_shallow_steps(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+    refused = vcut("run", small_bundle, photo_file, "-o", tmp_path / "out.gif", "--cache-interval", 2)
+    says = "error: cache_interval is 2, this bundle has no shallow steps: export it with --deep-cache"
+    assert error(refused, 2) == says
+
+
 def test_inspect_as_json(small_bundle: Path) -> None:
     description = json.loads(vcut("inspect", small_bundle, "--json").stdout)
     assert description["graphs"]["semantic_binding"]["inputs"]["sca_bias"] == "float32[2, 160]"
