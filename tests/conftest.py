@@ -111,6 +111,12 @@ def tiny_checkpoint(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def slim_checkpoint(once: Once) -> Path:
+    """``TINY`` with all of SVD's levels and one layer in each, half as long to trace with free sizes."""
+    return once("checkpoints/slim", lambda folder: make_checkpoint(folder, unet={"layers_per_block": 1}))
+
+
+@pytest.fixture(scope="session")
 def small_checkpoint(once: Once) -> Path:
     """A shallow model of other numbers throughout, as a diffusers folder."""
     return once("checkpoints/small", lambda folder: make_checkpoint(folder, **SMALL))
@@ -158,13 +164,13 @@ def dynamic_bundle(small_checkpoint: Path, once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_dynamic_bundle(tiny_checkpoint: Path, once: Once) -> Path:
-    """``TINY``, TCA folded, in fp32, with sizes that a run may choose."""
+def slim_dynamic_bundle(slim_checkpoint: Path, once: Once) -> Path:
+    """All of SVD's levels, TCA folded, in fp32, with shallow steps and sizes that a run may choose."""
     from vcut_export import export
 
     ranges = {"frames": (2, 14), "height": (64, 128), "width": (64, 192)}
-    options: dict[str, Any] = {"width": 128, "precision": "fp32", "tca": "fold", "dynamic": ranges}
-    return once("bundles/tiny-dynamic", lambda bundle: export(str(tiny_checkpoint), bundle, **options))
+    options: dict[str, Any] = {"width": 128, "precision": "fp32", "tca": "fold", "dynamic": ranges, "deep_cache": True}
+    return once("bundles/slim-dynamic", lambda bundle: export(str(slim_checkpoint), bundle, **options))
 
 
 @pytest.fixture

@@ -97,6 +97,7 @@ def open_ours(
             precision=m.precision,
             tca=tca,
             decode_chunk=m.decode_chunk,
+            deep_cache=bool(m.deep_features),
             engines=cast(Any, chosen if chosen in get_args(EngineLibrary) else "none"),
         )
         progress(f"compile, tca {tca}", 1, 1)

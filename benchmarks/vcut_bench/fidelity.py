@@ -109,8 +109,10 @@ def measure(
     cuts = default_cut_steps(ref.steps) if cut_steps is None else sorted(set(cut_steps))
     modes = list(dict.fromkeys(tca or given))
     check_options(modes, quality_bias, cuts, ref.steps, seeds, first_seed)
-    if cache_interval > 1 and (set(modes) - set(given) or not all(b.manifest.deep_features for b in given.values())):
-        raise UsageError("--cache-interval wants a bundle with shallow steps for each --tca: export with --deep-cache")
+    if cache_interval < 1:
+        raise UsageError(f"--cache-interval {cache_interval} is below 1: give 1 to compute all layers in every step")
+    if cache_interval > 1 and not all(bundle.manifest.deep_features for bundle in given.values()):
+        raise UsageError("--cache-interval wants bundles with shallow steps: export them with --deep-cache")
     if min(manifest.height, manifest.width) < metrics.SSIM_WINDOW:
         raise UsageError(f"frames of {manifest.height}x{manifest.width} are too small for SSIM: use a larger bundle")
     inputs = [load_input(path, manifest.height, manifest.width, fit) for path in find_images(images)]

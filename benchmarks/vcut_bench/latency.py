@@ -164,9 +164,9 @@ def configurations(
         what = "never cut" if cut == never else f"c={cut}"
         name = f"{OURS} c={'none' if cut == never else cut}"
         if interval > 1:
-            deep = sum(not step.shallow for step in steps)
+            shallow = sum(step.shallow for step in steps)
             name += f" k={interval}"
-            what += f", interval {interval}: {deep} of {len(steps)} steps deep"
+            what += f", cache interval {interval}: {len(steps) - shallow} full steps + {shallow} shallow"
         else:
             what += f": {guided} guided steps" if cut == never else f": {guided} guided + {rest}"
         rows.append(Configuration(name, f"{OURS}, {what}", OURS, {"cut_step": cut, "cache_interval": interval}))
@@ -306,7 +306,9 @@ def parse_intervals(text: str) -> list[int]:
     if words == ["none"]:
         return []
     try:
-        return [int(word) for word in words]
+        if words:
+            return [int(word) for word in words]
+        raise ValueError
     except ValueError:
         raise UsageError(f"--cache-intervals {text!r} is no list of numbers: write it as 2,3, or none") from None
 

@@ -172,7 +172,7 @@ def count(plan: Plan) -> dict[str, Network]:
         channels, height, width = plan.latent_channels, plan.latent_height, plan.latent_width
         width_of_bias = len(projection.bias)
         shallow = split_unet(folded, packed)
-        features = plan.checkpoint.configs["unet"]["block_out_channels"][0]
+        features = plan.feature_channels
         tensors = graph_tensors(
             plan.sizes, latent=(channels, height, width), bias_channels=width_of_bias, deep_features=features
         )

@@ -23,6 +23,7 @@ from vcut_bench import peak
 from vcut_bench.machine import about, provenance
 from vcut_runtime import VcutError, open_bundle
 from vcut_runtime.errors import UsageError
+from vcut_runtime.graphs import take_turns
 from vcut_runtime.manifest import EngineSet, Manifest
 
 _WIDTH = {"fp16": 2, "bf16": 2, "fp32": 4}  # bytes
@@ -98,18 +99,23 @@ def measure(
 def device_bytes(engines: EngineSet) -> dict[str, Any]:
     """Return the device memory of a run with ``engines``, as their builder reports it.
 
-    All engines share one activation memory, as large as the hungriest one's. ``low_memory`` holds one engine's weights
-    at a time.
+    All engines share one activation memory, as large as the hungriest one's. ``low_memory`` holds one stage's weights
+    at a time, of a step and of its shallow step.
     """
     found = engines.engines
     activations = {name: engine.activation_bytes for name, engine in found.items()}
     weights = {name: engine.weight_bytes for name, engine in found.items()}
     shared = max(activations.values(), default=0)
+
+    def stage(graph: str) -> int:
+        together = [name for name in found if name == graph or take_turns(name, graph)]
+        return max(activations[name] for name in together) + sum(weights[name] for name in together)
+
     return {
         "activations": activations,
         "weights": weights,
         "all": shared + sum(weights.values()),
-        "low_memory": max((activations[name] + weights[name] for name in found), default=0),
+        "low_memory": max(map(stage, found), default=0),
     }
 
 
@@ -183,7 +189,7 @@ def size(count: float) -> str:
 
 
 def _vcut(root: Path, image: Path, backend: str, threads: int | None) -> dict[str, Any]:
-    """Run the bundle for two steps, one of either stage."""
+    """Run the bundle for two steps, one of either stage; with shallow steps for four."""
     command = [
         sys.executable,
         "-m",
@@ -194,7 +200,9 @@ def _vcut(root: Path, image: Path, backend: str, threads: int | None) -> dict[st
         "--output",
         f"{image.parent / 'frames'}",
     ]
-    command += ["--backend", backend, "--steps=2", "--cut-step=2", "--seed=0", "--json"]
+    deep = open_bundle(root, hashes=False).manifest.deep_features
+    steps = ["--steps=4", "--cut-step=3", "--cache-interval=2"] if deep else ["--steps=2", "--cut-step=2"]
+    command += ["--backend", backend, *steps, "--seed=0", "--json"]
     command += [f"--threads={threads}"] if threads else []
     found = peak.run(command)
     if "stdout" in found:
@@ -214,6 +222,8 @@ def _diffusers(root: Path, image: Path, checkpoint: Path, threads: int | None) -
 def _export(manifest: Manifest, folder: Path) -> dict[str, Any]:
     """Compile the bundle's architecture with random weights, in a process of its own."""
     options = [f"--{name}={getattr(manifest, name)}" for name in ("height", "width", "frames", "precision", "tca")]
+    if manifest.deep_features:
+        options.append("--deep-cache")
     if manifest.dynamic:
         ranges = ",".join(f"{name}={found.min}:{found.max}" for name, found in manifest.dynamic.items())
         options.append(f"--dynamic={ranges}")

@@ -313,7 +313,16 @@ def _step(title: str, result: Result) -> Plot:
         f"MACs of a guided step, {title}",
         "Linear and convolution layers, as the paper counts."
         + (" Line and deviation: its Table II." if theirs else ""),
-        ["network", "parameters", "the paper's", "guided", "the paper's", "with attention", "conditional", "shallow"],
+        [
+            "network",
+            "parameters",
+            "the paper's",
+            "guided",
+            "the paper's",
+            "with attention",
+            "conditional",
+            "shallow, guided",
+        ],
         [row[1:] for row in macs.step_rows(result)],
         [bar_chart(bars, title="MACs of a guided step")],
     )

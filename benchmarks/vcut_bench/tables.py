@@ -152,7 +152,7 @@ def _macs(result: dict[str, Any]) -> str:
         "the paper's",
         "with attention",
         "conditional step",
-        "shallow step",
+        "shallow guided step",
     ]
     video = ["network", "cut step", "video", "the paper's", "with attention"]
     rows = [_head("model", *step), *_rows(step_rows(result)), ""]

@@ -392,14 +392,14 @@ def _publish(bundle: Bundle, target: str, engines: EngineSet, made: Mapping[Path
 def _check_room(bundle: Bundle, stale: tuple[str, ...]) -> None:
     """Refuse early what would fail after minutes: a full disk, a machine without the memory."""
     manifest = bundle.manifest
-    graphs = [name for name in stale if name not in SHALLOW.values()]  # those have a hundredth of the UNet's weights
-    weights = [manifest.weights[manifest.graphs[name].weights].bytes for name in graphs or stale[:1]]
+    graphs = [name for name in stale if name not in SHALLOW.values()]  # those take a hundredth of the UNet's weights
+    weights = [manifest.weights[manifest.graphs[name].weights].bytes for name in graphs]
     free = shutil.disk_usage(bundle.root).free
     if sum(weights) * 1.05 > free:
         raise UsageError(
             f"the engines need {sum(weights) / 1e9:.1f} GB, {bundle.root} has {free / 1e9:.1f} GB free: free space"
         )
-    need, have = max(weights) * _BYTES_PER_WEIGHT_BYTE, total_memory()
+    need, have = max(weights, default=0) * _BYTES_PER_WEIGHT_BYTE, total_memory()
     if need > have:
         raise UsageError(
             f"building the engines needs about {need / 1e9:.0f} GB of memory, this machine has {have / 1e9:.0f} GB: "

@@ -93,10 +93,28 @@ def quiet_libraries() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            with _no_bars():
+                yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Hide the bars that transformers shows while it loads; its switch turns those of the hub too."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+    bars, hubs = is_progress_bar_enabled(), not are_progress_bars_disabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            enable_progress_bar()
+            if not hubs:
+                disable_progress_bars()
 
 
 def weight_bytes(plan: Plan) -> int:

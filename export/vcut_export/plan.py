@@ -89,8 +89,12 @@ class Plan:
     @property
     def deep_features(self) -> int:
         """Channels of what full steps hand on to shallow ones, 0 without those."""
-        channels = self.checkpoint.configs["unet"].get("block_out_channels", [320])
-        return channels[0] if self.deep_cache else 0
+        return self.feature_channels if self.deep_cache else 0
+
+    @property
+    def feature_channels(self) -> int:
+        """Channels of the UNet's first level, which deep features have."""
+        return self.checkpoint.configs["unet"].get("block_out_channels", [320])[0]
 
     @property
     def resizes(self) -> bool:

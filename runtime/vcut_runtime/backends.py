@@ -71,7 +71,7 @@ class Options:
 
     Attributes:
         threads: CPU threads of ONNX Runtime; its own choice if None.
-        low_memory: keep one engine's weights at a time on the GPU; None: only where not all fit.
+        low_memory: keep one stage's weights at a time on the GPU; None: only where not all fit.
         cuda_graphs: launch each step as one captured CUDA graph.
     """
 

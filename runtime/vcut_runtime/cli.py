@@ -93,7 +93,7 @@ def run(
         bool | None,
         typer.Option(
             "--low-memory/--no-low-memory",
-            help="Keep one engine's weights at a time on the GPU. [default: where not all fit]",
+            help="Keep one stage's weights at a time on the GPU. [default: where not all fit]",
         ),
     ] = None,
     cuda_graphs: Annotated[

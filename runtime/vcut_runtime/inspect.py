@@ -137,7 +137,7 @@ def _shape(tensor: TensorSpec) -> str:
 
 
 def _short(tensor: str) -> str:
-    """``float32[1, 3]`` as ``1x3``: everything but ``frames`` is float32."""
+    """``float32[1, 3]`` as ``1x3``: most tensors are float32."""
     dtype, shape = tensor.rstrip("]").split("[")
     short = shape.replace(", ", "x")
     return short if dtype == "float32" else f"{dtype} {short}"

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, Unpack, cast, overload
@@ -74,6 +74,7 @@ class _Run:
     sizes: Sizes
     steps: list[Step]
     start_step: int  # the first that is run
+    reuses: bool  # deep features of full steps in shallow ones
     quality_bias: QualityBias
     guidance: tuple[float, float]
     fps: int
@@ -108,7 +109,7 @@ class Pipeline:
             backend: ``tensorrt``, ``tensorrt-rtx``, ``onnxruntime-cuda``, ``onnxruntime-cpu``, or ``auto``: the first
                 of these that can run this bundle here. ``pipeline.backend.notes`` says what was chosen and why.
             threads: CPU threads of ONNX Runtime; its own choice by default.
-            low_memory: keep the weights of one TensorRT engine at a time on the GPU; by default only where not all fit.
+            low_memory: keep the weights of one stage's engines at a time on the GPU; by default only where not all fit.
             cuda_graphs: launch each TensorRT step as one captured CUDA graph.
 
         Raises:
@@ -180,7 +181,7 @@ class Pipeline:
                 of n images [n, F, C, h, w], or [1, ...] for all.
             noise: standard normal [1, 3, H, W] for the noise augmentation, likewise.
             start_step: run only the steps from this one on; ``latents`` are then what ``callback`` got after the step
-                before, and are not scaled.
+                before, and are not scaled. It computes all layers, whatever the ``cache_interval``.
             decode_chunk: frames decoded at a time; the bundle's by default.
             decode_overlap: frames decoded on each side of a chunk for context and not kept; the bundle's by default,
                 or what the chunk has room for. 0 is diffusers' ``decode_chunk_size``.
@@ -243,10 +244,13 @@ class Pipeline:
         for name, value in numbers.items():
             if not math.isfinite(value):
                 raise UsageError(f"{name} is {value}: give a finite number")
+        planned = plan_steps(manifest.scheduler, steps, cut, cache_interval)
+        planned[start_step - 1] = replace(planned[start_step - 1], shallow=False)  # there is nothing to reuse yet
         run = _Run(
             sizes=sizes,
-            steps=plan_steps(manifest.scheduler, steps, cut, cache_interval),
+            steps=planned,
             start_step=start_step,
+            reuses=cache_interval > 1,
             quality_bias=quality_bias,
             guidance=(low, high),
             fps=fps,
@@ -324,17 +328,16 @@ class Pipeline:
             run.progress(stage, 0, len(steps))
             self._load(graph, clock)
             for done, step in enumerate(steps, start=1):
-                shallow = step.shallow and done > 1  # a run that starts there has no deep features yet
-                if shallow:
+                if step.shallow:
                     self._load(SHALLOW[graph], clock)
                 with clock.stage(stage):
                     scalars = {"sigma": sigmas[step.index - 1], "sigma_next": sigmas[step.index]}
                     inputs = {"latents": latents, **scalars, **common, **constant}
-                    if shallow:
+                    if step.shallow:
                         outputs = self.backend.run(SHALLOW[graph], {**inputs, FEATURES: features})
                     else:
                         outputs = self.backend.run(graph, inputs)
-                        features = outputs.get(FEATURES)
+                        features = outputs[FEATURES] if run.reuses else None
                     latents = outputs["next_latents"]
                 clock.wait(behind=0 if done == len(steps) else 1)
                 if done == len(steps):

@@ -31,7 +31,7 @@ _ALIGNMENT = 256  # of addresses, for TensorRT
 
 @dataclass(eq=False)
 class DeviceArray:
-    """An array on the GPU. One that a graph gave is valid until that graph runs again."""
+    """An array on the GPU. One that a graph gave is valid until that graph runs again, deep features until any step."""
 
     address: int
     shape: tuple[int, ...]
@@ -96,7 +96,7 @@ class TensorRtBackend:
         target: which of its engine sets.
         library: the library that built it.
         cuda: the GPU.
-        low_memory: keep the weights of one engine at a time on the GPU; None: only if not all fit.
+        low_memory: keep the weights of one stage at a time on the GPU; None: only if not all fit.
         cuda_graphs: capture each step once and launch it whole from then on.
 
     Raises:
@@ -146,7 +146,7 @@ class TensorRtBackend:
         return self._bundle.manifest.decode_frames if profile is None else profile.max[0]
 
     def load(self, graph: str) -> None:
-        """Bring ``graph`` to the GPU; in low memory mode the others' weights leave it first, but a shallow step's.
+        """Bring ``graph`` to the GPU; in low memory mode other stages' weights leave it first.
 
         Raises:
             BundleError: the engine is not the one that was built.
@@ -183,7 +183,7 @@ class TensorRtBackend:
     def run(self, graph: str, inputs: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
         """Ask the GPU to run ``graph`` and return at once; outputs are overwritten by its next run.
 
-        All steps write their deep features to the same memory, where shallow ones find them.
+        Deep features have one memory for all graphs, where shallow steps find what the last full step wrote.
 
         Raises:
             VcutError: TensorRT failed.
@@ -333,9 +333,11 @@ class TensorRtBackend:
                     raise self._failed(f"refuses {name} of shape {list(value.shape)} in {graph}")
                 loaded.shapes[name] = value.shape
                 reshaped = True
-            if loaded.bound.get(name) != value.serial:
-                if value.address != memory.address:  # deep features are where they were written
+            if name == FEATURES:  # other graphs write to this buffer too, and theirs are there already
+                if value.address != memory.address:
                     self._cuda.copy(memory.address, value.address, value.nbytes)
+            elif loaded.bound.get(name) != value.serial:
+                self._cuda.copy(memory.address, value.address, value.nbytes)
                 loaded.bound[name] = value.serial
         if reshaped:
             loaded.captured, loaded.runs = None, 0  # what was captured has the old shapes

@@ -129,9 +129,11 @@ def test_a_cache_interval_is_every_videos(
     for exact, cached in zip(found[1]["curves"], found[3]["curves"], strict=True):
         assert cached["psnr"]["mean"] != exact["psnr"]["mean"]
     assert "2 images x 1 seeds, cache interval 3; " in tables._RENDER["fidelity"](found[3])
-    for bundle, modes in ((small_bundle, {}), (deep_bundle, {"tca": ["remove", "fold"]})):
-        with pytest.raises(UsageError, match="export with --deep-cache"):
-            fidelity.measure([bundle], images, cache_interval=2, **modes, **options)
+    for bundle, interval, words in ((small_bundle, 2, "export them with --deep-cache"), (deep_bundle, 0, "below 1")):
+        with pytest.raises(UsageError, match=words):
+            fidelity.measure([bundle], images, cache_interval=interval, **options)
+    folded = fidelity.measure([deep_bundle], images, tca=["fold"], cache_interval=3, work=tmp_path / "work", **options)
+    assert folded["curves"][0]["psnr"]["mean"] > found[3]["curves"][0]["psnr"]["mean"]  # compiled with shallow steps
 
 
 def test_a_start_needs_its_latents(small_bundle: Path, images: Path) -> None:

@@ -175,7 +175,7 @@ def test_cache_intervals_are_rows_of_their_own(deep_bundle: Path, small_bundle: 
     result = measure(deep_bundle, [], lambda job: Notes(job, []), repeats=1)
     ours = {name: row for name, row in result["configurations"].items() if name.startswith("vcut")}
     assert list(ours) == [f"vcut c={cut}{k}" for k in ("", " k=2", " k=3") for cut in ("5", "none")]
-    assert ours["vcut c=5 k=3"]["title"] == "vcut, c=5, interval 3: 3 of 7 steps deep"
+    assert ours["vcut c=5 k=3"]["title"] == "vcut, c=5, cache interval 3: 3 full steps + 4 shallow"
     assert seen[:6] == [(5, 1), (8, 1), (5, 2), (8, 2), (5, 3), (8, 3)]
     assert ours["vcut c=none k=2"]["cache_interval"] == 2
     limit = max(result["roofline"]["macs_per_second"].values())
@@ -188,8 +188,9 @@ def test_cache_intervals_are_rows_of_their_own(deep_bundle: Path, small_bundle: 
         with pytest.raises(UsageError, match=words):
             measure(small_bundle, [], cache_intervals=intervals)
     assert (latency.parse_intervals("2, 3"), latency.parse_intervals("none")) == ([2, 3], [])
-    with pytest.raises(UsageError, match="no list of numbers"):
-        latency.parse_intervals("2;3")
+    for text in ("2;3", "", "two"):
+        with pytest.raises(UsageError, match="no list of numbers"):
+            latency.parse_intervals(text)
 
 
 def test_a_peer_that_does_not_open_or_fails_is_skipped_with_the_reason(small_bundle: Path) -> None:

@@ -50,6 +50,13 @@ def test_engines_share_activations_and_need_their_own_weights() -> None:
     assert found["activations"] == {"semantic_binding": 50, "decode": 9}
 
 
+def test_a_step_and_its_shallow_one_stay_together_in_low_memory() -> None:
+    engines = {"semantic_binding": _engine(50, 7), "semantic_binding_shallow": _engine(40, 2), "decode": _engine(9, 48)}
+    found = memory.device_bytes(EngineSet("tensorrt-rtx", "1", "8.6", None, engines))
+    assert found["low_memory"] == 50 + 7 + 2
+    assert found["all"] == 50 + 7 + 2 + 48
+
+
 @pytest.fixture(scope="module")
 def measured(small_bundle: Path, small_checkpoint: Path) -> dict[str, Any]:
     return measure(small_bundle, reference=small_checkpoint, backend="onnxruntime-cpu", threads=1, build=False)

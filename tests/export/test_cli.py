@@ -55,6 +55,9 @@ def test_progress_time_and_memory_are_shown_or_silenced(small_checkpoint: Path, 
         assert words in done.stderr
     done = run("vcut-export", *options, "-o", tmp_path / "bundle", "--quiet")
     assert (done.returncode, done.stdout) == (0, "")
+    said = done.stderr.splitlines()  # what --verify found, and none of the libraries' own bars
+    assert len(said) == 4
+    assert all("largest error" in line for line in said)
 
 
 @pytest.mark.parametrize(

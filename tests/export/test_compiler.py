@@ -466,27 +466,26 @@ ODD = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tca", ["remove", "fold"])
-def test_any_configuration_compiles_and_verifies(tca: Any, tmp_path: Path, photo: Any) -> None:
+def test_any_configuration_compiles_and_verifies(tmp_path: Path, photo: Any) -> None:
     """Other levels, layers, heads, channels, latents and frames; 28x44 pixels halve to odd latents."""
     checkpoint = make_checkpoint(tmp_path / "odd", **ODD)
-    options: dict[str, Any] = {"precision": "fp32", "tca": tca, "deep_cache": tca == "fold", "steps": 3}
+    options: dict[str, Any] = {"precision": "fp32", "tca": "fold", "deep_cache": True, "steps": 3}
     result = export(str(checkpoint), tmp_path / "bundle", height=28, width=44, verify=True, **options)
     assert set(result.errors) == set(result.manifest.graph_names)
     assert max(result.errors.values()) <= 1e-4
-    interval = 2 if tca == "fold" else 1
-    frames = Pipeline.load(result.bundle)(photo, seed=0, cache_interval=interval).frames
+    frames = Pipeline.load(result.bundle)(photo, seed=0, cache_interval=2).frames
     assert frames.shape == (5, 28, 44, 3)
 
 
 def test_the_least_sizes_are_verified_too(
-    small_checkpoint: Path, dynamic_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    small_checkpoint: Path, dynamic_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import vcut_export.verify as verify
 
     errors, seen = verify._errors, []
     monkeypatch.setattr(verify, "_errors", lambda *inputs: (seen.append(inputs[2]), errors(*inputs))[1])
-    result = export(str(small_checkpoint), dynamic_bundle, verify=True, **DYNAMIC)
+    bundle = Path(shutil.copytree(dynamic_bundle, tmp_path / "bundle"))
+    result = export(str(small_checkpoint), bundle, verify=True, **DYNAMIC)
     assert result.rebuilt == ()
     assert seen == [(4, 40, 28), (2, 24, 24)]
     assert 0 < max(result.errors.values()) <= 1e-4
@@ -509,7 +508,8 @@ def test_bf16_compiles_and_says_that_it_needs_a_gpu(small_checkpoint: Path, tmp_
     with pytest.raises(UsageError, match="bf16 bundle needs a GPU"):
         export(str(small_checkpoint), bundle, precision="bf16", verify=True)
     assert not bundle.exists()
-    export(str(small_checkpoint), bundle, precision="bf16")
+    manifest = export(str(small_checkpoint), bundle, precision="bf16", deep_cache=True).manifest
+    assert {tensor.dtype for tensor in manifest.graphs["semantic_binding"].outputs} == {"float32"}  # numpy has no bf16
     with pytest.raises(UsageError, match="bf16 bundle needs a GPU"):
         Pipeline.load(bundle, "onnxruntime-cpu")
 
@@ -559,7 +559,12 @@ def test_a_hub_id_loads_from_the_hub_cache(small_checkpoint: Path, tmp_path: Pat
     code = "from vcut_export.cli import main; main()"
     command = [sys.executable, "-c", code, "--model", "acme/svd-mini", "--precision", "fp32", "--json", "--verify"]
     done = subprocess.run(
-        [*command, "--frames", "2"], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+        [*command, "--frames", "2", "--engines", "none"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["bundle"] == "vcut-svd-mini"

@@ -11,6 +11,7 @@ import pytest
 
 import vcut_runtime.cuda
 import vcut_runtime.tensorrt_library
+from conftest import Once
 from fakes import FakeCuda, add_fake_engines, fake_tensorrt
 from gpu import test_engines as real
 from vcut_runtime.tensorrt_library import Library
@@ -46,8 +47,14 @@ def compiled(deep_bundle: Path, library: str, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def compiled_fp16(compiled: Path) -> Path:
-    return compiled
+def compiled_fp16(small_checkpoint: Path, library: str, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from vcut_export import export
+
+    options: dict[str, Any] = {"precision": "fp16", "deep_cache": True}
+    bundle = once("bundles/deep-fp16", lambda folder: export(str(small_checkpoint), folder, **options))
+    copy = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("fake") / "bundle"))
+    add_fake_engines(copy, library)
+    return copy
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,8 @@ def compiled_fp16(tiny_checkpoint: Path, library: str, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="module")
-def compiled_dynamic(tiny_dynamic_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_engines(tiny_dynamic_bundle, library, tmp_path_factory)
+def compiled_dynamic(slim_dynamic_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_engines(slim_dynamic_bundle, library, tmp_path_factory)
 
 
 def with_engines(bundle: Path, library: str, folders: pytest.TempPathFactory) -> Path:

@@ -123,14 +123,14 @@ def test_guidance_of_one_or_less_is_no_guidance_as_in_diffusers(
 
 @pytest.mark.slow
 def test_other_sizes_than_the_bundles_are_diffusers_too(
-    tiny_dynamic_bundle: Path, tiny_checkpoint: Path, photo: Image.Image, monkeypatch: Any
+    slim_dynamic_bundle: Path, slim_checkpoint: Path, photo: Image.Image, monkeypatch: Any
 ) -> None:
-    pipeline, draw = Pipeline.load(tiny_dynamic_bundle), np.random.default_rng(5)
+    pipeline, draw = Pipeline.load(slim_dynamic_bundle), np.random.default_rng(5)
     for frames, height, width in ((5, 128, 64), (3, 64, 192), (14, 64, 128)):
         image = photo.resize((width, height), Image.Resampling.LANCZOS)
         latents = draw.standard_normal((1, frames, 4, height // 8, width // 8), dtype=np.float32)
         noise = draw.standard_normal((1, 3, height, width), dtype=np.float32)
-        theirs = reference.load(tiny_checkpoint)
+        theirs = reference.load(slim_checkpoint)
         reference.inject(theirs, monkeypatch, noise)
         want = diffusers_frames(theirs, image, latents, num_inference_steps=4)
         sizes: Any = {"num_frames": frames, "height": height, "width": width}
@@ -281,6 +281,33 @@ def test_a_run_that_goes_on_keeps_the_cache_interval(deep_bundle: Path, photo: I
     assert np.array_equal(from_step(3), whole.frames)  # steps 1, 3, 5 and 7 compute all layers
     assert np.array_equal(from_step(5), whole.frames)
     assert not np.array_equal(from_step(4), whole.frames)  # no deep features to take: it computes them
+
+
+def test_a_run_that_starts_between_computes_all_layers(deep_bundle: Path, photo: Image.Image) -> None:
+    pipeline = Pipeline.load(deep_bundle)
+    seen: list[Step] = []
+    latents = np.zeros((1, 3, 4, 16, 16), np.float32)
+    options: Any = {"latents": latents, "cache_interval": 2, "callback": lambda step, _: seen.append(step)}
+    pipeline(photo, seed=0, start_step=4, **options)
+    assert [(step.index, step.shallow) for step in seen] == [(4, False), (5, False), (6, True), (7, False)]
+
+
+def test_without_guidance_each_stage_still_begins_with_all_layers(
+    deep_bundle: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline.load(deep_bundle)
+    ran: list[str] = []
+    run = pipeline.backend.run
+    monkeypatch.setattr(pipeline.backend, "run", lambda graph, inputs: (ran.append(graph), run(graph, inputs))[1])
+    pipeline(photo, seed=0, max_guidance_scale=1.0, num_inference_steps=6, cut_step=4, cache_interval=2)
+    full, shallow = "quality_improvement", "quality_improvement_shallow"
+    assert ran[1:7] == [full, shallow, full, full, shallow, full]
+
+
+def test_images_of_a_list_do_not_share_deep_features(deep_bundle: Path, photo: Image.Image) -> None:
+    pipeline, other = Pipeline.load(deep_bundle), photo.rotate(90)
+    both = pipeline([photo, other], seed=0, cache_interval=3)
+    assert np.array_equal(both[1].frames, pipeline(other, seed=1, cache_interval=3).frames)
 
 
 def test_an_interval_of_one_is_no_cache(deep_bundle: Path, small_bundle: Path, photo: Image.Image) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from fakes import FakeCuda, add_fake_engines, fake_tensorrt
 from vcut_runtime import BundleError, Pipeline, UsageError, VcutError, open_bundle
 from vcut_runtime.cuda import Cuda
+from vcut_runtime.manifest import SHALLOW
 from vcut_runtime.tensorrt_backend import TensorRtBackend
 from vcut_runtime.tensorrt_library import Library
 
@@ -106,6 +107,22 @@ def test_deep_features_have_one_memory_and_stay_in_it(
     assert list(machine.gpu.sizes.values()).count(size) == 1
     assert size not in copies
     assert size // 2 not in copies
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_deep_features_from_elsewhere_are_copied_whoever_wrote_last(
+    deep_bundle: Path, deep_copy: Path, library: str
+) -> None:
+    full, shallow = "quality_improvement", SHALLOW["quality_improvement"]
+    cpu, draw = Pipeline.load(deep_bundle, "onnxruntime-cpu").backend, np.random.default_rng(0)
+    tensors = open_bundle(deep_bundle).manifest.graphs[shallow].inputs
+    arrays: Any = {tensor.name: draw.random(tensor.shape, dtype=np.float32) for tensor in tensors}  # pyright: ignore
+    ours = Machine(deep_copy, library).pipeline().backend
+    theirs, inputs = ({name: one.upload(value) for name, value in arrays.items()} for one in (cpu, ours))
+    want = cpu.download(cpu.run(shallow, theirs)["next_latents"])
+    for _ in range(3):
+        np.testing.assert_array_equal(ours.download(ours.run(shallow, inputs)["next_latents"]), want)
+        ours.run(full, inputs)
 
 
 def test_low_memory_keeps_a_step_and_its_shallow_one(deep_copy: Path, photo: Image.Image) -> None:
@@ -219,6 +236,17 @@ def test_low_memory_is_chosen_where_not_all_fit(bundle_copy: Path) -> None:
     backend = Machine(bundle_copy, gpu=FakeCuda(total=2 * room), weight_bytes=300 << 20).pipeline().backend
     assert not backend.low_memory
     assert backend.notes == []
+
+
+def test_memory_for_a_stage_counts_its_shallow_step_and_the_features(deep_copy: Path) -> None:
+    weights, activations, reserve = 300 << 20, 2 << 20, 512 << 20
+    features = 2 * 3 * 32 * 16 * 16 * 4
+    gpu = FakeCuda(total=reserve + 2 * weights + activations + features)  # all but the small buffers
+    machine = Machine(deep_copy, gpu=gpu, weight_bytes=weights)
+    with pytest.raises(VcutError, match="of GPU memory"):
+        machine.pipeline()
+    gpu.total += features
+    assert any("low memory mode" in note for note in machine.pipeline().backend.notes)
 
 
 def test_a_gpu_too_small_for_one_engine_is_refused(bundle_copy: Path) -> None:
@@ -351,6 +379,7 @@ def test_videos_of_every_size_on_the_same_engines(
 ) -> None:
     cpu = Pipeline.load(dynamic_copy, "onnxruntime-cpu")
     sizes: list[Any] = [{}, {"num_frames": 5, "height": 24, "width": 48}, {"num_frames": 2, "width": 24}]
+    sizes += [{**size, "num_inference_steps": 8, "cache_interval": 2} for size in sizes]
     wanted = [cpu(photo, seed=5, **size).frames for size in sizes]
     machine = Machine(dynamic_copy, library)
     pipeline = machine.pipeline(**options)
