@@ -10,7 +10,9 @@ from torch import nn
 
 from models import tiny
 from vcut_export import weights
-from vcut_export.cpu_layers import SplitGEGLU, prefer_cpu_kernels
+from vcut_export.cpu_layers import BlendedResBlock, SplitGEGLU, prefer_cpu_kernels
+from vcut_export.fold import fold, project_cross_attention
+from vcut_export.graphs import QualityImprovement
 from vcut_export.temporal_decoder import TemporalConv
 
 
@@ -24,21 +26,26 @@ def test_two_projections_are_geglu(bias: bool) -> None:
     assert split.gate.weight.data_ptr() == whole.proj.weight[20:].data_ptr()  # no copy of the weights
 
 
-def test_a_unet_computes_the_same() -> None:
-    checkpoint = tiny(seed=2)
+def test_a_step_computes_the_same() -> None:
+    checkpoint, frames = tiny(seed=2), 3
     own, changed = (weights.load_unet(checkpoint, "fp32", torch.float32) for _ in range(2))
+    projection = project_cross_attention(own, "fold")
+    steps = [QualityImprovement(unet, fold(unet, projection, frames)) for unet in (own, changed)]
     prefer_cpu_kernels(changed)
     kinds = [type(module) for module in changed.modules()]
     assert kinds.count(SplitGEGLU) == 16 + 2 * 16  # one in each spatial transformer, two in each temporal one
+    assert kinds.count(BlendedResBlock) == 22
     assert kinds.count(TemporalConv) == 2 * 22
     assert nn.Conv3d not in kinds
     channels = own.config.out_channels
     inputs = (
-        torch.randn(1, 3, 2 * channels, 8, 8),
-        torch.tensor(0.5),
-        torch.randn(1, 1, own.config.cross_attention_dim),
+        torch.randn(1, frames, channels, 8, 8),
+        torch.randn(1, channels, 8, 8),
+        projection.bias[None],
+        torch.tensor([2.0]),
+        torch.tensor([1.0]),
         torch.tensor([[6.0, 127.0, 0.02]]),
     )
     with torch.no_grad():
-        wanted, got = (unet(*inputs, return_dict=False)[0] for unet in (own, changed))
+        wanted, got = (step(*inputs) for step in steps)
     assert torch.allclose(got, wanted, atol=1e-4 * float(wanted.abs().max()))
