@@ -7,10 +7,23 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+# What of ours a peer is to be held against, None: cut where the measured bundle is.
+COUNTERPARTS: Mapping[str, str | None] = {
+    "diffusers": "none",
+    "diffusers-compiled": "none",
+    "onnxruntime-unfolded": "none",
+    "tensorrt-unfolded": "none",
+    "diffusers-vcut": None,
+    "tgate": None,
+    "deepcache": "none k=3",
+    "deepcache-2": "none k=2",
+}
 _TABLE = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -47,7 +60,30 @@ def _latency(result: dict[str, Any]) -> str:
     )
     if skipped:
         what += f". Skipped: {'; '.join(skipped)}"
-    return "\n".join([*rows, "", _source(result, what, result["shape"])])
+    return "\n".join([*rows, "", *_like_for_like(result), "", _source(result, what, result["shape"])])
+
+
+def _like_for_like(result: dict[str, Any]) -> list[str]:
+    """Rows of each peer beside what of ours does to diffusers' video what the peer does, or less."""
+    from vcut_bench.latency import cells
+
+    found = {name: row for name, row in result["configurations"].items() if "skipped" not in row}
+    rows = [_head("peer", "its step loop takes", "range", "as long as that of")]
+    for peer, setting in COUNTERPARTS.items():
+        ours = found.get(f"vcut c={setting or result['cut_step']}")
+        if peer not in found or ours is None:
+            continue
+        low, middle, high = ratios(found[peer], ours)
+        theirs, own = (cells(row) for row in (found[peer], ours))
+        rows.append(f"| {theirs[0]} ({theirs[6]}) | {middle:.2f} x | {low:.2f} to {high:.2f} x | {own[0]} ({own[6]}) |")
+    return rows
+
+
+def ratios(longer: dict[str, Any], shorter: dict[str, Any]) -> tuple[float, float, float]:
+    """Return the least, the median and the largest of the turns' ratios of step loops."""
+    turns = zip(longer["step_loop"]["values"], shorter["step_loop"]["values"], strict=True)
+    found = sorted(a / b for a, b in turns)
+    return found[0], statistics.median(found), found[-1]
 
 
 def _export(result: dict[str, Any]) -> str:
