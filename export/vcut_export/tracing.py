@@ -90,7 +90,7 @@ def trace_all(modules: Mapping[str, tuple[torch.nn.Module, GraphSpec]]) -> dict[
         try:
             start = time.monotonic()
             models = {first: trace(*modules[first])}
-            patience = 60.0 + 5.0 * (time.monotonic() - start)  # a child that hangs must not hang the export
+            patience = 15.0 + 3.0 * (time.monotonic() - start)  # a child that hangs must not hang the export
             for name, child in children.items():
                 child.join(patience)
                 module, spec = modules[name]
