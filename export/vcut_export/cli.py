@@ -111,7 +111,7 @@ def export_command(
         print_json(facts)
         return
     for name, error in result.errors.items():
-        stderr.print(f"{name:20} largest error {error:.1e} of the output's largest magnitude")
+        stderr.print(f"{name:27} largest error {error:.1e} of the output's largest magnitude", soft_wrap=True)
     if not quiet:
         done = f"built {', '.join(result.rebuilt)}" if result.rebuilt else "already up to date, no graph rebuilt"
         stderr.print(

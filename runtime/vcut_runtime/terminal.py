@@ -104,7 +104,7 @@ def build_progress(quiet: bool) -> Iterator[Any]:
     """Yield a ``progress(graph, phase, done, total)`` function: a line per engine, with the builder's own phase."""
     columns = (
         SpinnerColumn(finished_text="[green]✓[/green]"),
-        TextColumn("{task.description:26}"),
+        TextColumn("{task.description:34}"),
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[phase]}[/dim]"),
     )

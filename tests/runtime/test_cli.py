@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import av
 import pytest
 from PIL import Image
+
+from fakes import add_fake_engines
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +120,13 @@ def test_inspect_shows_graphs_hashes_and_backends(small_bundle: Path) -> None:
         assert word in done.stdout
 
 
-def test_inspect_cuts_nothing_off_at_80_columns(small_bundle: Path) -> None:
-    assert "…" not in vcut("inspect", small_bundle).stdout
+def test_inspect_cuts_nothing_off_at_80_columns(deep_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(deep_bundle, tmp_path / "bundle"))
+    add_fake_engines(bundle, weight_bytes=2_650_000_000, activation_bytes=2_650_000_000)
+    shown = vcut("inspect", bundle).stdout
+    assert "…" not in shown
+    assert shown.count("quality_improvement_shallow ") == 2  # a graph and an engine, on one line each
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_sizes_are_options_of_a_run(dynamic_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
