@@ -172,7 +172,7 @@ def device_rows(result: Mapping[str, Any]) -> list[list[str]]:
             parts = f"activations {size(found['activations'][name])}, weights {size(found['weights'][name])}"
             rows.append([f"{target} {name}", size(found["activations"][name] + found["weights"][name]), parts])
         rows.append([f"{target}, all engines", size(found["all"]), "weights and the largest activations"])
-        rows.append([f"{target}, --low-memory", size(found["low_memory"]), "one engine's weights at a time"])
+        rows.append([f"{target}, --low-memory", size(found["low_memory"]), "one stage's weights at a time"])
     rows.append(["diffusers, weights alone", size(result["device_memory"]["diffusers_weights"]), result["precision"]])
     for name, found in result["host"].items():
         if found.get("device_bytes"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from rich import box
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from vcut_runtime.backends import describe_target, verdicts
@@ -128,7 +128,7 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
             table.add_row(name, *sizes, str(engine["layers"]), f"{engine['build_seconds']:.0f} s")
         yield table
         yield Text(f"valid on this machine: {engines['valid_here']}")
-    backends = Table("backend", "runs here")
+    backends = Table("backend", Column("runs here", overflow="fold"))  # a path may be longer than a line
     for name, verdict in d["runs_here"].items():
         backends.add_row(name, Text(verdict))  # its brackets are no markup
     yield backends
