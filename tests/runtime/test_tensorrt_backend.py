@@ -20,6 +20,9 @@ from vcut_runtime.tensorrt_backend import TensorRtBackend
 from vcut_runtime.tensorrt_library import Library
 
 LIBRARIES = ("tensorrt-rtx", "tensorrt")
+IN_EVERY_WAY = pytest.mark.parametrize(
+    "options", [{}, {"cuda_graphs": False}, {"low_memory": True}], ids=["plain", "eager", "low"]
+)
 
 
 class Machine:
@@ -53,7 +56,7 @@ def want(small_bundle: Path, photo: Image.Image) -> np.ndarray:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}, {"low_memory": True}], ids=["plain", "eager", "low"])
+@IN_EVERY_WAY
 def test_the_same_video_as_onnxruntime_twice(
     bundle_copy: Path, photo: Image.Image, want: np.ndarray, library: str, options: dict
 ) -> None:
@@ -78,7 +81,7 @@ def deep_copy(deep_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}, {"low_memory": True}], ids=["plain", "eager", "low"])
+@IN_EVERY_WAY
 def test_shallow_steps_take_the_deep_features_of_their_stage(
     deep_bundle: Path, deep_copy: Path, photo: Image.Image, library: str, options: dict
 ) -> None:
@@ -373,7 +376,7 @@ def dynamic_copy(dynamic_bundle: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("options", [{}, {"cuda_graphs": False}, {"low_memory": True}], ids=["plain", "eager", "low"])
+@IN_EVERY_WAY
 def test_videos_of_every_size_on_the_same_engines(
     dynamic_copy: Path, photo: Image.Image, library: str, options: dict
 ) -> None:
