@@ -20,7 +20,7 @@ demo: .venv/.installed
 
 # Two processes of one thread each: most of what tests wait for is tracing, which uses one.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed
 	$(BIN)/ruff check

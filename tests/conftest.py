@@ -61,7 +61,9 @@ def make_checkpoint(folder: Path, **components: dict) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none that cuda-python can use."""
+    """Put files with slow tests first, and skip what needs a GPU where there is none that cuda-python can use."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # a long file that starts last is waited for alone
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         from vcut_runtime import VcutError

@@ -105,7 +105,6 @@ def test_the_schedule_on_unmodified_modules_is_the_paper_s(
 
 
 def test_deepcache_runs_deep_blocks_at_its_interval(job: Job, manifest: Manifest, eager: np.ndarray) -> None:
-    pytest.importorskip("DeepCache")
     from diffusers.models.unets.unet_3d_blocks import UNetMidBlockSpatioTemporal
 
     calls: list[int] = []
@@ -125,7 +124,6 @@ def test_deepcache_runs_deep_blocks_at_its_interval(job: Job, manifest: Manifest
 
 
 def test_tgate_stops_guiding_at_its_gate(job: Job, unet_calls: list[tuple[int, Any]], eager: np.ndarray) -> None:
-    pytest.importorskip("tgate")
     side = open_side(replace(job, side="tgate"))
     found, frames = side.run()
     assert side.facts["gate_step"] == 2

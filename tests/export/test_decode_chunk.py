@@ -13,6 +13,8 @@ from vcut_export import export
 from vcut_runtime import Pipeline, UsageError, open_bundle
 from vcut_runtime.backends import open_backend
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def chunked(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
