@@ -28,9 +28,10 @@ class ChunkedFeedForward(nn.Module):
         parts = -(-rows * self.width * hidden_states.element_size() // self.LIMIT)
         if parts == 1:
             return self._part(hidden_states)
-        flat = hidden_states.reshape(1, rows, -1)  # three dimensions stay a MatMul, two would become a Gemm
-        split = flat.split(-(-rows // parts), dim=1)
-        return torch.cat([self._part(part) for part in split], dim=1).reshape(hidden_states.shape)
+        # As many dimensions as a small input has: three become a MatMul, two a Gemm, which store weights differently.
+        flat = hidden_states if hidden_states.dim() == 2 else hidden_states.reshape(1, rows, -1)
+        split = flat.split(-(-rows // parts), dim=-2)
+        return torch.cat([self._part(part) for part in split], dim=-2).reshape(hidden_states.shape)
 
     def _part(self, hidden_states: torch.Tensor) -> torch.Tensor:
         for module in self.net:

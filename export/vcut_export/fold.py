@@ -63,11 +63,15 @@ class FoldedCrossAttention(nn.Module):
 
         Rows are the batch times the frames (SCA) or times the pixels (TCA), batch outermost in both.
         """
-        if self.packed.rows is None:
-            raise RuntimeError("the packed bias is not set; run the UNet through a denoising step")
-        bias = self.packed.rows[:, self.where.offset : self.where.offset + self.where.channels]  # [B, C]
+        bias = self.bias()
         batch, rows = bias.shape[0], hidden_states.shape[0]
         return bias[:, None].expand(batch, rows // batch, -1).reshape(rows, 1, -1)
+
+    def bias(self) -> torch.Tensor:
+        """Return this block's slice [B, C] of the packed bias."""
+        if self.packed.rows is None:
+            raise RuntimeError("the packed bias is not set; run the UNet through a denoising step")
+        return self.packed.rows[:, self.where.offset : self.where.offset + self.where.channels]
 
 
 class TimeEmbedding(nn.Module):

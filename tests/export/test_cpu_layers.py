@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import nn
 
 from models import tiny
 from vcut_export import weights
-from vcut_export.cpu_layers import BlendedResBlock, SplitGEGLU, prefer_cpu_kernels
+from vcut_export.cpu_layers import BlendedResBlock, FlatTransformer, SplitGEGLU, prefer_cpu_kernels
 from vcut_export.fold import fold, project_cross_attention
 from vcut_export.graphs import QualityImprovement
 from vcut_export.temporal_decoder import TemporalConv
+from vcut_runtime.manifest import Tca
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -26,10 +28,11 @@ def test_two_projections_are_geglu(bias: bool) -> None:
     assert split.gate.weight.data_ptr() == whole.proj.weight[20:].data_ptr()  # no copy of the weights
 
 
-def test_a_step_computes_the_same() -> None:
+@pytest.mark.parametrize("tca", ["fold", "remove"])
+def test_a_step_computes_the_same(tca: Tca) -> None:
     checkpoint, frames = tiny(seed=2), 3
     own, changed = (weights.load_unet(checkpoint, "fp32", torch.float32) for _ in range(2))
-    projection = project_cross_attention(own, "fold")
+    projection = project_cross_attention(own, tca)
     steps = [QualityImprovement(unet, fold(unet, projection, frames)) for unet in (own, changed)]
     prefer_cpu_kernels(changed)
     kinds = [type(module) for module in changed.modules()]
@@ -37,6 +40,8 @@ def test_a_step_computes_the_same() -> None:
     assert kinds.count(BlendedResBlock) == 22
     assert kinds.count(TemporalConv) == 2 * 22
     assert nn.Conv3d not in kinds
+    assert kinds.count(FlatTransformer) == 16
+    assert TransformerSpatioTemporalModel not in kinds
     channels = own.config.out_channels
     inputs = (
         torch.randn(1, frames, channels, 8, 8),

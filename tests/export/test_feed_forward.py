@@ -13,6 +13,7 @@ import torch
 from models import tiny
 from vcut_export import export, weights
 from vcut_export.feed_forward import ChunkedFeedForward, chunk_feed_forwards
+from vcut_export.simplify import TRANSPOSED
 
 
 def feed_forward(channels: int = 8) -> Any:
@@ -62,6 +63,13 @@ def test_graphs_in_parts_agree_with_unmodified_modules(
     options: Any = {"precision": "fp32", "tca": "fold", "low_memory": True, "verify": True}
     result = export(str(small_checkpoint), tmp_path / "bundle", **options)
     assert max(result.errors.values()) < 1e-4
-    graph = onnx.load(tmp_path / "bundle/onnx/semantic_binding.onnx", load_external_data=False).graph
-    projections = [node.input[1] for node in graph.node if node.op_type == "MatMul" and "net.0.value" in node.input[1]]
+    graphs = [
+        onnx.load(tmp_path / f"bundle/onnx/{name}.onnx", load_external_data=False).graph
+        for name in ("semantic_binding", "quality_improvement")
+    ]
+    projections = [
+        node.input[1] for node in graphs[0].node if node.op_type == "Gemm" and "net.0.value" in node.input[1]
+    ]
     assert len(projections) >= 2 * len(set(projections)) > 0
+    stored = {tensor.name for graph in graphs for tensor in graph.initializer}
+    assert not {name for name in stored if f"{name}{TRANSPOSED}" in stored}  # each weight once, however many parts
