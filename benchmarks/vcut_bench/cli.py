@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from vcut_bench.fidelity import fidelity_command
-from vcut_bench.latency import latency_command
+from vcut_bench.latency import latency_command, parse_intervals
 from vcut_runtime.cli import parse_cut_step
 from vcut_runtime.errors import UsageError
 from vcut_runtime.terminal import JSON, QUIET, print_json, stages, stderr, stdout
@@ -37,6 +37,9 @@ def macs_command(
     frames: Annotated[int | None, typer.Option(help="Frames of the video. [default: the model's]")] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps of a video.")] = 25,
     cut_steps: Annotated[str, typer.Option(help="First conditional steps; none never cuts.")] = "none,10,17,20",
+    cache_intervals: Annotated[
+        str, typer.Option(help="Videos with shallow steps too, all layers in every so many steps only: 2,3.")
+    ] = "none",
     tca: Annotated[str, typer.Option(help="Of vcut: remove or fold temporal cross-attention.")] = "remove",
     output: Annotated[Path | None, OUTPUT] = None,
     json: Annotated[bool, JSON] = False,
@@ -51,7 +54,7 @@ def macs_command(
     with stages(quiet or json) as show:
         result = macs.measure(
             model or (), height=height, width=width, frames=frames, steps=steps, cut_steps=cuts,
-            tca=tca, by=by, show=show,  # pyright: ignore[reportArgumentType]
+            cache_intervals=parse_intervals(cache_intervals), tca=tca, by=by, show=show,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
     _finish(result, macs.table(result), output, json)
 

@@ -48,6 +48,25 @@ def open_bundles(bundles: Sequence[str | Path]) -> dict[Tca, Bundle]:
     return found
 
 
+def check_interval(cache_interval: int, bundles: Mapping[Tca, Bundle]) -> None:
+    """Raise a UsageError where ``bundles`` cannot run with this cache interval."""
+    if cache_interval < 1:
+        raise UsageError(f"--cache-interval {cache_interval} is below 1: give 1 to compute all layers in every step")
+    if cache_interval > 1 and not all(bundle.manifest.deep_features for bundle in bundles.values()):
+        raise UsageError("--cache-interval wants bundles with shallow steps: export them with --deep-cache")
+
+
+def distinct_intervals(cache_intervals: Sequence[int]) -> list[int]:
+    """Return cache intervals, each once; 1, which is every step with all its layers, is left out.
+
+    Raises:
+        UsageError: one is below 1.
+    """
+    if any(interval < 1 for interval in cache_intervals):
+        raise UsageError(f"--cache-intervals has {min(cache_intervals)}: give 2 or more")
+    return [interval for interval in dict.fromkeys(cache_intervals) if interval > 1]
+
+
 def load_checked(ref: Reference, given: Mapping[Tca, Bundle], backend: str, biases: Path) -> Any:
     """Load diffusers' pipeline once its weights have proved to be the bundle's; keep what proves it at ``biases``.
 

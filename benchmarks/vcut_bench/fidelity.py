@@ -23,6 +23,7 @@ from vcut_bench import metrics
 from vcut_bench.compiled import (
     Progress,
     Setting,
+    check_interval,
     default_cut_steps,
     fingerprint,
     load_checked,
@@ -109,10 +110,7 @@ def measure(
     cuts = default_cut_steps(ref.steps) if cut_steps is None else sorted(set(cut_steps))
     modes = list(dict.fromkeys(tca or given))
     check_options(modes, quality_bias, cuts, ref.steps, seeds, first_seed)
-    if cache_interval < 1:
-        raise UsageError(f"--cache-interval {cache_interval} is below 1: give 1 to compute all layers in every step")
-    if cache_interval > 1 and not all(bundle.manifest.deep_features for bundle in given.values()):
-        raise UsageError("--cache-interval wants bundles with shallow steps: export them with --deep-cache")
+    check_interval(cache_interval, given)
     if min(manifest.height, manifest.width) < metrics.SSIM_WINDOW:
         raise UsageError(f"frames of {manifest.height}x{manifest.width} are too small for SSIM: use a larger bundle")
     inputs = [load_input(path, manifest.height, manifest.width, fit) for path in find_images(images)]
@@ -296,11 +294,10 @@ def fidelity_command(
 
     if vbench is not None and tca is not None:
         raise UsageError("--tca with --vbench is the bundle's: leave it out")
-    if vbench is not None and cache_interval > 1:
-        raise UsageError("--cache-interval does not go with --vbench: leave one out")
     common: dict[str, Any] = {
         "reference": reference,
         "cut_steps": None if cut_steps is None else parse_cut_steps(cut_steps),
+        "cache_interval": cache_interval,
         "first_seed": seed,
         "steps": steps,
         "fit": fit,
@@ -318,7 +315,6 @@ def fidelity_command(
                 images,
                 tca=modes,
                 quality_bias=biases,
-                cache_interval=cache_interval,
                 seeds=seeds or 1,
                 progress=progress,
                 **common,

@@ -27,6 +27,7 @@ from rich import box
 from rich.table import Table
 
 from vcut_bench import roofline
+from vcut_bench.compiled import distinct_intervals
 from vcut_bench.machine import about, provenance, save
 from vcut_bench.peers import OURS, PEERS, ROOFLINE, Job, choose_reference
 from vcut_bench.turns import STAGES, Configuration, Contest, Open, Progress, step_loop, summarize
@@ -344,12 +345,10 @@ def _cuts(manifest: Manifest, cut_steps: Sequence[int | None] | None) -> list[in
 
 
 def _intervals(manifest: Manifest, cache_intervals: Sequence[int] | None) -> list[int]:
-    """Cache intervals above 1, which are the rows without."""
+    """Cache intervals to time: 2 and 3 unless others are asked for, where the bundle has shallow steps."""
     if cache_intervals is None:
         return [2, 3] if manifest.deep_features else []
-    if any(interval < 1 for interval in cache_intervals):
-        raise UsageError(f"--cache-intervals has {min(cache_intervals)}: give 2 or more")
-    found = [interval for interval in dict.fromkeys(cache_intervals) if interval > 1]
+    found = distinct_intervals(cache_intervals)
     if found and not manifest.deep_features:
         raise UsageError("--cache-intervals wants a bundle with shallow steps: export it with --deep-cache")
     return found

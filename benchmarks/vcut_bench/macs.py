@@ -13,6 +13,7 @@ video, image encoder, VAE and the folded projections, is in no figure.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from vcut_bench import paper
+from vcut_bench.compiled import distinct_intervals
 from vcut_bench.machine import provenance
 from vcut_export.checkpoint import presets, resolve
 from vcut_export.plan import DEFAULT_STEPS, Plan, make_plan
@@ -67,6 +69,9 @@ class Macs:
     def __sub__(self, other: Macs) -> Macs:
         return Macs(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
+    def __mul__(self, times: int) -> Macs:
+        return Macs(*(getattr(self, f.name) * times for f in fields(self)))
+
     @property
     def layers(self) -> int:
         """The paper's counting: linear and convolution layers."""
@@ -93,14 +98,20 @@ class Network:
     shallow_guided: dict[str, Macs] = field(default_factory=dict)
     shallow_conditional: dict[str, Macs] = field(default_factory=dict)
 
-    def per_video(self, steps: int, cut_step: int | None) -> dict[str, int]:
-        """Return the MACs of a video whose steps from ``cut_step`` on are conditional only."""
-        cut = check_cut_step(cut_step, steps)
-        guided, conditional = total(self.guided), total(self.conditional)
-        return {
-            name: (cut - 1) * getattr(guided, name) + (steps - cut + 1) * getattr(conditional, name)
-            for name in ("layers", "full")
-        }
+    def per_video(self, steps: int, cut_step: int | None, cache_interval: int = 1) -> dict[str, int]:
+        """Return the MACs of a video whose steps from ``cut_step`` on are conditional only.
+
+        With a ``cache_interval`` all but the first and every so many-th step of each stage are shallow.
+        """
+        guided = check_cut_step(cut_step, steps) - 1
+        found = Macs()
+        for count, full, shallow in (
+            (guided, self.guided, self.shallow_guided),
+            (steps - guided, self.conditional, self.shallow_conditional),
+        ):
+            whole = math.ceil(count / cache_interval)
+            found += total(full) * whole + total(shallow) * (count - whole)
+        return {"layers": found.layers, "full": found.full}
 
 
 def measure(
@@ -111,6 +122,7 @@ def measure(
     frames: int | None = None,
     steps: int = DEFAULT_STEPS,
     cut_steps: Sequence[int | None] = CUT_STEPS,
+    cache_intervals: Sequence[int] = (),
     tca: Tca = "remove",
     by: By | None = None,
     show: Any,
@@ -118,14 +130,16 @@ def measure(
     """Count ``models`` (presets, diffusers folders, hub ids; by default every preset) and return everything for JSON.
 
     Of a hub model only the configuration is fetched. ``by`` adds the share of each block or kind of layer to a guided
-    step. ``show`` is a function of a stage's name that returns a context manager, see ``vcut_runtime.terminal.stages``.
+    step. ``cache_intervals`` above 1 add videos of ``vcut`` with shallow steps. ``show`` is a function of a stage's
+    name that returns a context manager, see ``vcut_runtime.terminal.stages``.
 
     Raises:
-        UsageError: no such model, or an impossible size or cut step.
+        UsageError: no such model, or an impossible size, cut step or interval.
     """
     start = time.perf_counter()
     for cut_step in cut_steps:
         check_cut_step(cut_step, steps)
+    intervals = [1, *distinct_intervals(cache_intervals)]
     sizes: dict[str, Any] = {"height": height, "width": width, "frames": frames, "steps": steps, "tca": tca}
     plans = {model: make_plan(resolve(model, random_weights=True), **sizes) for model in models or presets()}
     counted: dict[str, dict[str, Network]] = {}
@@ -135,12 +149,13 @@ def measure(
         if key not in counted:
             with show(f"count {model}"):
                 counted[key] = count(plan)
-        results.append(_describe(model, plan, counted[key], cut_steps, by))
+        results.append(_describe(model, plan, counted[key], cut_steps, intervals, by))
     return {
         "benchmark": "macs",
         **provenance("vcut bench macs"),
         "steps": steps,
         "cut_steps": [_name(c) for c in cut_steps],
+        "cache_intervals": intervals[1:],
         "tca": tca,
         "seconds": time.perf_counter() - start,
         "peak_memory_bytes": peak_memory(),
@@ -156,7 +171,7 @@ def count(plan: Plan) -> dict[str, Network]:
     from vcut_export.build import quiet_libraries
     from vcut_export.deep_features import split_unet
     from vcut_export.fold import fold, fold_blends, project_cross_attention
-    from vcut_export.graphs import QualityImprovement, SemanticBinding
+    from vcut_export.graphs import STEPS
 
     original, modified, folded = (_unet(plan) for _ in range(3))
     for module in folded.modules():
@@ -178,10 +193,10 @@ def count(plan: Plan) -> dict[str, Network]:
         )
         ours = [
             macs_by_layer(
-                step(unet, packed), [torch.empty(sized(tensor.shape, {})) for tensor in tensors[graph].inputs]
+                STEPS[name](unet, packed), [torch.empty(sized(tensor.shape, {})) for tensor in tensors[graph].inputs]
             )
-            for unet, graphs in ((folded, list(SHALLOW)), (shallow, list(SHALLOW.values())))
-            for graph, step in zip(graphs, (SemanticBinding, QualityImprovement), strict=True)
+            for unet, graphs in ((folded, {name: name for name in STEPS}), (shallow, SHALLOW))
+            for name, graph in graphs.items()
         ]
         embedding = projection.weight.shape[1]
 
@@ -286,7 +301,9 @@ def step_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def video_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the cells beside Table III: model, network, cut step; MACs, the paper's and deviation; with attention.
+    """Return the cells beside Table III: model, network, setting; MACs, the paper's and deviation; with attention.
+
+    The setting is the cut step, and with shallow steps the cache interval: ``17 k=3``.
 
     The paper's base is the original model, and all that it cuts the modified one; vcut stands beside the latter.
     """
@@ -312,7 +329,12 @@ def number(value: float, digits: int) -> str:
 
 
 def _describe(
-    model: str, plan: Plan, networks: dict[str, Network], cut_steps: Sequence[int | None], by: By | None
+    model: str,
+    plan: Plan,
+    networks: dict[str, Network],
+    cut_steps: Sequence[int | None],
+    intervals: Sequence[int],
+    by: By | None,
 ) -> dict[str, Any]:
     kinds = {name: group(network.guided, "kind") for name, network in networks.items()}
     elsewhere = [
@@ -328,7 +350,11 @@ def _describe(
                 "guided": total(network.guided).to_dict(),
                 "conditional": total(network.conditional).to_dict(),
                 **_shallow(network),
-                "per_video": {_name(c): network.per_video(plan.steps, c) for c in cut_steps},
+                "per_video": {
+                    _name(cut, interval): network.per_video(plan.steps, cut, interval)
+                    for interval in (intervals if network.shallow_guided else (1,))
+                    for cut in cut_steps
+                },
             }
             for name, network in networks.items()
         },
@@ -392,8 +418,9 @@ def _kind(name: str) -> str:
     return next((kind for pattern, kind in _KINDS if re.search(pattern, name)), "other")
 
 
-def _name(cut_step: int | None) -> str:
-    return "none" if cut_step is None else str(cut_step)
+def _name(cut_step: int | None, cache_interval: int = 1) -> str:
+    name = "none" if cut_step is None else str(cut_step)
+    return name if cache_interval == 1 else f"{name} k={cache_interval}"
 
 
 def _beside(value: float, theirs: float | None, digits: int) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.table import Table
 
-from vcut_bench.compiled import Progress, fingerprint, load_checked, open_bundles, open_ours
+from vcut_bench.compiled import Progress, check_interval, fingerprint, load_checked, open_bundles, open_ours
 from vcut_bench.machine import about, provenance
 from vcut_bench.paper import paper, quality, setting
 from vcut_bench.reference import Reference, diffusers_frames, draw, find_reference
@@ -44,6 +44,7 @@ def measure(
     reference: str | None = None,
     quality_bias: QualityBias = "mean",
     cut_steps: Sequence[int] | None = None,
+    cache_interval: int = 1,
     seeds: int = SEEDS,
     first_seed: int = 0,
     steps: int | None = None,
@@ -66,6 +67,7 @@ def measure(
         info: the suite's ``vbench2_i2v_full_info.json``.
         quality_bias: one.
         cut_steps: 10, 17 and 20 by default.
+        cache_interval: compute the deep layers in every so many steps only; videos never cut are made so too.
         seeds: videos of a prompt, up to 5.
         first_seed: the others follow; further prompts of an image go on where the first ended.
         work: wanted, for this takes days.
@@ -91,6 +93,7 @@ def measure(
     cuts = sorted(set(CUT_STEPS if cut_steps is None else cut_steps))
     for cut in cuts:
         check_cut_step(cut, ref.steps)
+    check_interval(cache_interval, given)
     if quality_bias not in ("mean", "cond"):
         raise UsageError(f"unknown --quality-bias {quality_bias!r}: choose mean or cond")
     if not 1 <= seeds <= SEEDS or first_seed < 0:
@@ -104,7 +107,12 @@ def measure(
     if not scored:
         raise UsageError("vbench has no weights: " + "; ".join(dict.fromkeys(skipped.values())))
     prompts = read_prompts(Path(info), folder_of_images, None if all_prompts else set(scored.values()))
-    row_names = {setting(None): None, **{setting(cut): cut for cut in cuts}}
+    reused = cache_interval > 1
+    suffix = f"-interval-{cache_interval}" if reused else ""
+    own = {f"{setting(cut)}{suffix}": cut for cut in cuts}
+    if reused:
+        own = {f"none{suffix}": None, **own}
+    row_names = {setting(None): None, **own}
     identity = {
         "benchmark": "vbench",
         **ref.identity,
@@ -124,9 +132,13 @@ def measure(
         _make_base(ref, given, backend, prompts, seeds_of, load, folder, progress)
         biases = read_json(folder / "biases.json")
         pipeline = open_ours(ref, given, tca, folder, biases, backend, threads, progress)
-        options = {"num_inference_steps": ref.steps, "quality_bias": quality_bias}
-        for cut in cuts:
-            place = folder / "videos" / setting(cut)
+        options = {
+            "num_inference_steps": ref.steps,
+            "quality_bias": quality_bias,
+            "cache_interval": cache_interval,
+        }
+        for name, cut in own.items():
+            place = folder / "videos" / name
             _make_ours(pipeline, prompts, seeds_of, load, place, {**options, "cut_step": cut}, progress)
         rows = []
         for name, cut in row_names.items():
@@ -141,9 +153,10 @@ def measure(
                 {
                     "setting": name,
                     "cut_step": cut,
+                    "cache_interval": cache_interval if name in own else 1,
                     "values": {**values, "latency_s": statistics.median(seconds) if seconds else None},
                     "videos": {column: found["videos"] for column, found in scores.items()},
-                    "paper": quality(manifest.model.id, cut),
+                    "paper": None if reused and name in own else quality(manifest.model.id, cut),
                 }
             )
     return {
@@ -153,6 +166,7 @@ def measure(
         "steps": ref.steps,
         "tca": tca,
         "quality_bias": quality_bias,
+        "cache_interval": cache_interval,
         "backend": pipeline.backend.name,
         "bundle": fingerprint(pipeline),
         "reference": ref.describe(),
@@ -246,7 +260,11 @@ def heads(result: Mapping[str, Any]) -> list[str]:
 
 def label(row: Mapping[str, Any]) -> str:
     """Return a row's name."""
-    return "diffusers" if row["cut_step"] is None else f"vcut, c={row['cut_step']}"
+    if row["setting"] == setting(None):
+        return "diffusers"
+    text = "vcut, never cut" if row["cut_step"] is None else f"vcut, c={row['cut_step']}"
+    interval = row["cache_interval"]
+    return text if interval == 1 else f"{text}, cache interval {interval}"
 
 
 def cells(columns: Sequence[str], values: Mapping[str, float | None]) -> list[str]:

@@ -19,7 +19,7 @@ from vcut_export.cpu_layers import prefer_cpu_kernels
 from vcut_export.deep_features import split_unet
 from vcut_export.feed_forward import chunk_feed_forwards
 from vcut_export.fold import Projection, fold, project_cross_attention
-from vcut_export.graphs import Condition, Decode, QualityImprovement, SemanticBinding
+from vcut_export.graphs import STEPS, Condition, Decode
 from vcut_export.onnx_files import write_graph, write_weights
 from vcut_export.plan import WEIGHTS, Plan
 from vcut_export.tracing import GraphSpec, trace_all
@@ -58,10 +58,9 @@ def build(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> Bui
             writer.bias_channels = len(projection.bias)
         if "semantic_binding" in stale:
             shallow = split_unet(unet, packed) if plan.deep_cache else None
-            steps = {"semantic_binding": SemanticBinding, "quality_improvement": QualityImprovement}
-            modules = {name: step(unet, packed) for name, step in steps.items()}
+            modules: dict[str, torch.nn.Module] = {name: step(unet, packed) for name, step in STEPS.items()}
             if shallow is not None:
-                modules |= {SHALLOW[name]: step(shallow, packed) for name, step in steps.items()}
+                modules |= {SHALLOW[name]: step(shallow, packed) for name, step in STEPS.items()}
             writer.write(modules)
             del modules, shallow
         del unet, packed

@@ -7,6 +7,7 @@ latent pixels, N the width of ``sca_bias``, C channels of latents, D of deep fea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -101,6 +102,12 @@ class QualityImprovement(_DenoisingStep):
         v, given = self.velocity(model_input, sca_bias, sigma, added_time_ids, deep_features)
         next_latents = _euler(latents, v, sigma, sigma_next)
         return (next_latents, *given) if given else next_latents
+
+
+STEPS: Mapping[str, type[SemanticBinding | QualityImprovement]] = {
+    "semantic_binding": SemanticBinding,
+    "quality_improvement": QualityImprovement,
+}
 
 
 def _euler(latents: torch.Tensor, v: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ def family() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def tiny() -> dict[str, Any]:
-    return measure("svd-tiny", by="kind")
+    return measure("svd-tiny", by="kind", cache_intervals=[2, 3])
 
 
 @pytest.mark.parametrize(("model", "original", "folded"), [("svd", 36.10e12, 34.38e12), ("svd-xt", 64.38e12, 61.39e12)])
@@ -99,6 +99,21 @@ def test_a_video_is_its_steps(tiny: Any) -> None:
     assert vcut["per_video"]["none"]["full"] == 25 * guided
 
 
+@pytest.mark.parametrize(
+    ("setting", "full", "shallow"),
+    [("17 k=2", (8, 5), (8, 4)), ("17 k=3", (6, 3), (10, 6)), ("none k=3", (9, 0), (16, 0))],
+)
+def test_each_stage_of_a_video_begins_with_all_layers(
+    tiny: Any, setting: str, full: tuple[int, int], shallow: tuple[int, int]
+) -> None:
+    (model,) = tiny["models"]
+    vcut = model["networks"]["vcut"]
+    steps = zip((*full, *shallow), ("guided", "conditional", "shallow_guided", "shallow_conditional"), strict=True)
+    assert vcut["per_video"][setting]["full"] == sum(count * vcut[step]["full"] for count, step in steps)
+    assert setting not in model["networks"]["original"]["per_video"]
+    assert any(row[2] == setting for row in macs.video_rows(tiny))
+
+
 def test_a_shallow_step_is_the_last_layer_and_what_is_around_it(family: Any, tiny: Any) -> None:
     for model in (family["svd-xt"], *tiny["models"]):
         networks = model["networks"]
@@ -120,7 +135,7 @@ def test_shares_add_up_and_show_what_was_folded(tiny: Any) -> None:
 
 
 def test_folding_tca_costs_what_removing_it_does(tiny: Any) -> None:
-    (folded,) = measure("svd-tiny", tca="fold")["models"]
+    (folded,) = measure("svd-tiny", tca="fold", cache_intervals=[2, 3])["models"]
     assert folded["networks"] == tiny["models"][0]["networks"]
 
 
@@ -135,6 +150,8 @@ def test_the_papers_numbers_stand_only_beside_its_sizes() -> None:
 def test_impossible_options_are_refused_before_any_work() -> None:
     with pytest.raises(UsageError, match="27"):
         measure("svd-tiny", cut_steps=[27])
+    with pytest.raises(UsageError, match="--cache-intervals has 0: give 2 or more"):
+        measure("svd-tiny", cache_intervals=[3, 0])
     with pytest.raises(UsageError, match="did you mean svd-xt"):
         measure("svd-xtt")
     with pytest.raises(UsageError, match="multiple of 8"):

@@ -188,6 +188,28 @@ def test_cut_and_uncut_videos_differ_and_seeds_too(run: Any, cache: Path, tmp_pa
     assert {entry["prompt"]: entry["seeds"] for entry in listed}["a café, camera pans left"] == [5]
 
 
+def test_a_cache_interval_has_rows_and_videos_of_its_own(
+    run: Any, cache: Path, tmp_path: Path, deep_bundle: Path, suite: tuple[Path, Path], small_checkpoint: Path
+) -> None:
+    images, info = suite
+    options: dict[str, Any] = {"reference": str(small_checkpoint), "seeds": 1, "steps": 3, "cut_steps": [3]}
+    options |= {"work": tmp_path / "work", "backend": "onnxruntime-cpu"}
+    first = vbench.measure([deep_bundle], images, info, **options)
+    result = vbench.measure([deep_bundle], images, info, cache_interval=2, **options)
+    assert [row["setting"] for row in result["rows"]] == ["base", "none-interval-2", "c3-interval-2"]
+    assert [vbench.label(row) for row in [*first["rows"], *result["rows"]]] == [
+        "diffusers", "vcut, c=3", "diffusers", "vcut, never cut, cache interval 2", "vcut, c=3, cache interval 2"
+    ]  # fmt: skip
+    videos = tmp_path / "work/videos"
+    names = {path.name for path in (videos / "base").iterdir()}
+    assert {folder.name for folder in videos.iterdir()} == {"base", "c3", "c3-interval-2", "none-interval-2"}
+    assert all({path.name for path in folder.iterdir()} == names for folder in videos.iterdir())
+    cut, reused = (videos / name / "a café-1-0.mp4" for name in ("c3", "c3-interval-2"))
+    assert cut.read_bytes() != reused.read_bytes()
+    with pytest.raises(UsageError, match="export them with --deep-cache"):
+        run(cache_interval=2)
+
+
 def test_what_vbench_lacks_is_skipped_and_named(run: Any, cache: Path, monkeypatch: Any) -> None:
     (cache / "raft_model/models/raft-things.pth").unlink()
     (cache / "torch/hub/checkpoints/dino_vitbase16_pretrain.pth").unlink()
@@ -233,6 +255,7 @@ def test_without_vbench_it_says_what_to_install(run: Any, cache: Path, monkeypat
         ({"seeds": 6}, "up to 5"),
         ({"quality_bias": "median"}, "unknown --quality-bias"),
         ({"cut_steps": [4]}, "cut step 4 is outside"),
+        ({"cache_interval": 0}, "--cache-interval 0 is below 1"),
     ],
 )
 def test_impossible_options_are_refused(run: Any, options: dict[str, Any], message: str) -> None:
@@ -279,7 +302,13 @@ def test_the_papers_row_stands_beside_ours() -> None:
     from vcut_bench.paper import paper, quality
 
     assert set(vbench_scores.DIMENSIONS) | {"latency_s"} == set(paper().table4_columns)
-    row = {"setting": "c17", "cut_step": 17, "values": {"dynamic_degree": 12.345}, "paper": quality("svd-xt", 17)}
+    row = {
+        "setting": "c17",
+        "cut_step": 17,
+        "cache_interval": 1,
+        "values": {"dynamic_degree": 12.345},
+        "paper": quality("svd-xt", 17),
+    }
     result: dict[str, Any] = {
         "columns": list(paper().table4_columns), "rows": [row], "prompts": 355, "seeds": 5, "model": "svd-xt",
         "shape": {"frames": 25, "height": 576, "width": 1024}, "device": "", "versions": {}, "date": "", "command": "",
