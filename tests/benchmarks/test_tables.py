@@ -53,14 +53,13 @@ def test_the_kept_latency_reaches_its_bars() -> None:
     ours = {name: row["speedup_over_diffusers"]["median"] for name, row in near.items() if name.startswith("vcut")}
     assert max(ours.values()) >= 1.8
     assert max(ours, key=lambda name: ours[name]) == "vcut c=none k=3"
-
-
-@pytest.mark.xfail(strict=True, reason="c=17 without reuse: 1.7955 x eager, and DeepCache at interval 3 is faster")
-def test_the_kept_latency_reaches_its_bars_by_cutting_guidance_alone() -> None:
-    """Strict, so that the mark goes when the bars are reached."""
-    found = kept_latency()
     assert found["vcut c=17"]["speedup_over_diffusers"]["median"] >= 1.8
-    for name, row in found.items():
+
+
+@pytest.mark.xfail(strict=True, reason="DeepCache at interval 3 is faster than c=17 without reuse: 2.76 s to 3.06 s")
+def test_the_kept_latency_is_ahead_of_every_peer_by_cutting_guidance_alone() -> None:
+    """Strict, so that the mark goes when the bar is reached."""
+    for name, row in kept_latency().items():
         if not name.startswith("vcut"):
             assert row["vcut_is_faster_by"]["median"] > 1, name
 
