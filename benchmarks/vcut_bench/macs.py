@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from rich import box
 from rich.table import Table
 
 from vcut_bench import paper
@@ -261,7 +262,7 @@ def group(layers: dict[str, Macs], by: By) -> dict[str, Macs]:
 
 def table(result: dict[str, Any]) -> list[Table]:
     """Return what the terminal shows: steps beside Table II, videos beside Table III, and shares where asked for."""
-    columns = ("params", "paper", "guided", "paper", "with att.", "cond.", "shallow")
+    columns = ("params", "vs paper", "guided", "vs paper", "+ att.", "cond.", "shallow")
     step = _table("A step (Table II)", ("model", "network"), columns)
     video = _table(
         f"A video of {result['steps']} steps (Table III)",
@@ -269,7 +270,7 @@ def table(result: dict[str, Any]) -> list[Table]:
         ("MACs", "paper", "with att."),
     )
     for row in step_rows(result):
-        step.add_row(*row)
+        step.add_row(*(cell.split("  ")[-1] for cell in row))  # of the paper's number its distance alone
     for row in video_rows(result):
         video.add_row(*row)
     return [step, video, *(_shares(model) for model in result["models"] if "shares" in model)]
@@ -445,7 +446,7 @@ def _shares(model: dict[str, Any]) -> Table:
 
 
 def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
-    result = Table(title=title, title_justify="left")
+    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for column in words:
         result.add_column(column, no_wrap=True)
     for column in numbers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from typing import Any
 
@@ -121,6 +122,19 @@ def test_a_shallow_step_is_the_last_layer_and_what_is_around_it(family: Any, tin
         assert 0.02 < vcut["shallow_guided"]["full"] / vcut["guided"]["full"] < 0.25
         assert vcut["shallow_guided"]["layers"] == pytest.approx(2 * vcut["shallow_conditional"]["layers"], rel=1e-3)
         assert "shallow_guided" not in networks["original"]
+
+
+def test_every_row_is_a_line_of_80_columns(family: Any, tiny: Any) -> None:
+    from rich.console import Console
+
+    result = {**tiny, "models": [*family.values(), *tiny["models"]]}
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(*macs.table(result))
+    text = capture.get()
+    assert "…" not in text
+    rows = [row for row in [*macs.step_rows(result), *macs.video_rows(result)] if row[1] == "vcut"]
+    assert len(re.findall(r"^ svd\S* +vcut ", text, re.MULTILINE)) == len(rows)
 
 
 def test_shares_add_up_and_show_what_was_folded(tiny: Any) -> None:
