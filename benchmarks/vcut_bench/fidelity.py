@@ -20,6 +20,7 @@ import typer
 from rich.table import Table
 
 from vcut_bench import metrics
+from vcut_bench.compact import compact_table
 from vcut_bench.compiled import (
     Progress,
     Setting,
@@ -223,7 +224,9 @@ def table(result: Mapping[str, Any]) -> Table:
     heads = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "temporal": "temporal"}
     heads |= {"input_psnr": "frame 1", "motion": "motion"}
     columns = [name for name in heads if any(name in curve for curve in result["curves"])]
-    shown = Table("tca", "bias", "c", *(heads[name] for name in columns))
+    interval = result.get("cache_interval", 1)
+    title = "Frames against diffusers'" + (f", cache interval {interval}" if interval > 1 else "")
+    shown = compact_table(title, ["tca", "bias", "c"], [heads[name] for name in columns])
 
     def cell(found: Mapping[str, Any] | None, name: str) -> str:
         if found is None:

@@ -23,10 +23,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich import box
-from rich.table import Table
 
 from vcut_bench import roofline
+from vcut_bench.compact import compact_table
 from vcut_bench.compiled import distinct_intervals
 from vcut_bench.machine import about, provenance, save
 from vcut_bench.peers import OURS, PEERS, ROOFLINE, Job, choose_reference
@@ -206,8 +205,9 @@ def table(result: Mapping[str, Any]) -> list[Any]:
     shape = result["shape"]
     size = f"{shape['frames']} frames of {shape['height']}x{shape['width']}, {result['precision']}"
     where = f"{result['backend']}, {result['device']}, CPU threads: {result['threads']}"
-    loops = _table("Step loop", "median", "p95", "spread", "speed-up", "PSNR", "of limit")
-    stages = _table("Seconds", "condition", "guided", "cond.", "decode", "video", "guided\nstep", "cond.\nstep", "GB")
+    loops = compact_table("Step loop", [""], ["median", "p95", "spread", "speed-up", "PSNR", "of limit"])
+    parts = ["condition", "guided", "cond.", "decode", "video", "guided\nstep", "cond.\nstep", "GB"]
+    stages = compact_table("Seconds", [""], parts)
     notes = []
     for name, found in result["configurations"].items():
         if "skipped" in found:
@@ -312,15 +312,6 @@ def parse_intervals(text: str) -> list[int]:
         raise ValueError
     except ValueError:
         raise UsageError(f"--cache-intervals {text!r} is no list of numbers: write it as 2,3, or none") from None
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A table that fits 80 columns with the longest name of a peer."""
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    result.add_column("", no_wrap=True)
-    for column in columns:
-        result.add_column(column, justify="right", vertical="bottom")
-    return result
 
 
 def _short(value: float | None) -> str:

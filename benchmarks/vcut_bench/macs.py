@@ -20,10 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from rich import box
 from rich.table import Table
 
 from vcut_bench import paper
+from vcut_bench.compact import compact_table
 from vcut_bench.compiled import distinct_intervals
 from vcut_bench.machine import provenance
 from vcut_export.checkpoint import presets, resolve
@@ -263,8 +263,8 @@ def group(layers: dict[str, Macs], by: By) -> dict[str, Macs]:
 def table(result: dict[str, Any]) -> list[Table]:
     """Return what the terminal shows: steps beside Table II, videos beside Table III, and shares where asked for."""
     columns = ("params", "vs paper", "guided", "vs paper", "+ att.", "cond.", "shallow")
-    step = _table("A step (Table II)", ("model", "network"), columns)
-    video = _table(
+    step = compact_table("A step (Table II)", ("model", "network"), columns)
+    video = compact_table(
         f"A video of {result['steps']} steps (Table III)",
         ("model", "network", "cut step"),
         ("MACs", "paper", "with att."),
@@ -433,7 +433,8 @@ def _beside(value: float, theirs: float | None, digits: int) -> list[str]:
 def _shares(model: dict[str, Any]) -> Table:
     """Each block's or kind's MACs of a guided step, attention's products included, and its share."""
     networks = model["shares"]
-    result = _table(f"{model['model']}: a guided step, with attention", ("",), [NETWORKS[name] for name in networks])
+    title = f"{model['model']}: a guided step, with attention"
+    result = compact_table(title, ("",), [NETWORKS[name] for name in networks])
     whole = {name: sum(macs["full"] for macs in found.values()) for name, found in networks.items()}
     first = next(iter(networks.values()))
     for part in sorted(first, key=lambda part: -first[part]["full"]):
@@ -442,13 +443,4 @@ def _shares(model: dict[str, Any]) -> Table:
             macs = found.get(part, {"full": 0})["full"]
             cells.append(f"{number(macs, 2)}  {100 * macs / whole[name]:4.1f} %" if macs else "")
         result.add_row(part, *cells)
-    return result
-
-
-def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for column in words:
-        result.add_column(column, no_wrap=True)
-    for column in numbers:
-        result.add_column(column, justify="right")
     return result

@@ -20,6 +20,7 @@ import numpy as np
 from rich.table import Table
 
 from vcut_bench import peak
+from vcut_bench.compact import compact_table
 from vcut_bench.machine import about, provenance
 from vcut_runtime import VcutError, open_bundle
 from vcut_runtime.errors import UsageError
@@ -140,16 +141,24 @@ def component_parameters(manifest: Manifest) -> dict[str, int]:
 
 def table(result: Mapping[str, Any]) -> list[Table]:
     """Return what the terminal shows: disk, host and device."""
-    disk = _table("Disk", "size", "")
+    disk = _table("Disk", "size")
     for row in disk_rows(result):
         disk.add_row(*row)
-    host = _table("Host, peak of the largest process", "memory", "")
+    host = _table("Host", "peak of the largest process")
     for name, found in result["host"].items():
         host.add_row(name, *([size(found["peak_bytes"]), ""] if "peak_bytes" in found else ["", found["skipped"]]))
-    device = _table("Device", "size", "")
+    device = _table("Device", "size")
     for row in device_rows(result):
         device.add_row(*row)
     return [disk, host, device]
+
+
+def _table(title: str, number: str) -> Table:
+    result = compact_table(title, [""], [number])
+    result.add_column("", overflow="fold")
+    for column in result.columns:
+        column.vertical = "top"  # a remark may take two lines
+    return result
 
 
 def disk_rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -317,14 +326,6 @@ def _has_gpu() -> bool:
     except VcutError:
         return False
     return True
-
-
-def _table(title: str, *columns: str) -> Table:
-    result = Table(title=title, title_justify="left")
-    result.add_column("")
-    for column in columns:
-        result.add_column(column, justify="right" if column else "left")
-    return result
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.table import Table
 
+from vcut_bench.compact import compact_table
 from vcut_bench.compiled import Progress, check_interval, fingerprint, load_checked, open_bundles, open_ours
 from vcut_bench.machine import about, provenance
 from vcut_bench.paper import paper, quality, setting
@@ -33,6 +34,17 @@ from vcut_runtime.schedule import QualityBias, check_cut_step
 from vcut_runtime.video import Video
 
 CUT_STEPS = (10, 17, 20)  # Table IV's
+_SHORT: Mapping[str, str] = {  # its columns, for a terminal
+    "subject_consistency": "subj.\ncons.",
+    "background_consistency": "backg.\ncons.",
+    "motion_smoothness": "motion\nsmooth",
+    "dynamic_degree": "dyn.\ndegree",
+    "aesthetic_quality": "aesth.\nqual.",
+    "imaging_quality": "imag.\nqual.",
+    "video_image_subject_consistency": "v.-i.\nsubj.\ncons.",
+    "video_image_background_consistency": "v.-i.\nbackg.\ncons.",
+    "latency_s": "time",
+}
 RATIOS = {"1-1": 1.0, "8-5": 1.6, "7-4": 1.75, "16-9": 16 / 9}  # that the suite's images are cropped to
 
 
@@ -181,9 +193,11 @@ def measure(
 
 def table(result: Mapping[str, Any]) -> Table:
     """Return Table IV, ours and the paper's, for the terminal."""
-    shown = Table("setting", *heads(result), caption=_caption(result))
+    what = f"{result['prompts']} prompts x {result['seeds']} videos, {result['model']}"
+    title = f"The paper's Table IV, in percent and seconds: {what}"
+    shown = compact_table(title, ["setting"], [_SHORT[name] for name in result["columns"]])
     for row in result["rows"]:
-        shown.add_row(label(row), *cells(result["columns"], row["values"]))
+        shown.add_row(_short_label(row), *cells(result["columns"], row["values"]))
         if row["paper"]:
             shown.add_row("  the paper", *cells(result["columns"], row["paper"]), style="dim")
     return shown
@@ -273,5 +287,8 @@ def cells(columns: Sequence[str], values: Mapping[str, float | None]) -> list[st
     return ["" if (v := values.get(c)) is None else f"{v:.{digits.get(c, 2)}f}" for c in columns]
 
 
-def _caption(result: Mapping[str, Any]) -> str:
-    return f"percent, and seconds; {result['prompts']} prompts x {result['seeds']} videos, {result['model']}"
+def _short_label(row: Mapping[str, Any]) -> str:
+    if row["setting"] == setting(None):
+        return "diffusers"
+    text = f"vcut c={'none' if row['cut_step'] is None else row['cut_step']}"
+    return text if row["cache_interval"] == 1 else f"{text} k={row['cache_interval']}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from vcut_bench import tables, vbench, vbench_scores
 from vcut_runtime import UsageError, VcutError
@@ -317,7 +318,12 @@ def test_the_papers_row_stands_beside_ours() -> None:
     text = tables._RENDER["vbench"](result)
     assert "| vcut, c=17 |  |  |  | 12.35 |" in text or "| vcut, c=17 |  |  |  | 12.34 |" in text
     assert "| the paper | 95.48 | 96.49 | 98.04 | 57.80 |" in text
-    assert vbench.table(result).row_count == 2
+    reused = {**row, "cut_step": None, "setting": "none-interval-3", "cache_interval": 3, "paper": None}
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(vbench.table({**result, "rows": [row, reused]}))
+    assert "vcut c=none k=3" in capture.get()
+    assert "…" not in capture.get()
 
 
 def test_the_worker_imports_nothing_of_this_project() -> None:
