@@ -122,7 +122,7 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
     for target, engines in d["engines"].items():
         yield Text(f"engines {target}: {engines['library']} {engines['version']}, {engines['for']}")
         heads = ("engine", "size", "activations", "weights", "layers", "built in")
-        table = Table(*heads, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)  # the longest name fits
+        table = Table(*heads, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)  # the longest name fits
         for name, engine in engines["engines"].items():
             sizes = [_size(engine[key]) for key in ("bytes", "activation_bytes", "weight_bytes")]
             table.add_row(name, *sizes, str(engine["layers"]), f"{engine['build_seconds']:.0f} s")

@@ -11,8 +11,10 @@ from pathlib import Path
 import av
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from fakes import add_fake_engines
+from vcut_runtime.inspect import describe, render
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +124,19 @@ def test_inspect_shows_graphs_hashes_and_backends(small_bundle: Path) -> None:
 
 def test_inspect_cuts_nothing_off_at_80_columns(deep_bundle: Path, tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(deep_bundle, tmp_path / "bundle"))
-    add_fake_engines(bundle, weight_bytes=2_650_000_000, activation_bytes=2_650_000_000)
+    add_fake_engines(bundle, weight_bytes=146_780_000, activation_bytes=921_240_000)
     shown = vcut("inspect", bundle).stdout
-    assert "…" not in shown
-    assert shown.count("quality_improvement_shallow ") == 2  # a graph and an engine, on one line each
-    assert max(map(len, shown.splitlines())) <= 80
+    described = describe(bundle)
+    for engines in described["engines"].values():
+        for engine in engines["engines"].values():
+            engine |= {"bytes": 146_780_000, "build_seconds": 134.0, "layers": 1234}
+    console = Console(width=80)
+    with console.capture() as large:
+        console.print(*render(described))
+    for text in (shown, large.get()):
+        assert "…" not in text
+        assert text.count("quality_improvement_shallow ") == 2  # a graph and an engine, on one line each
+        assert max(map(len, text.splitlines())) <= 80
 
 
 def test_sizes_are_options_of_a_run(dynamic_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
