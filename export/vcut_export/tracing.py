@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,6 +16,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 from onnx_ir import tensor_adapters
+from tqdm import tqdm
 
 from vcut_export.simplify import TRANSPOSED, simplify, transposed
 from vcut_runtime.manifest import TensorSpec
@@ -106,6 +108,7 @@ def _trace_in_child(module: torch.nn.Module, spec: GraphSpec, path: Path) -> Non
     """Trace and save, silently: what fails here, an interrupt too, the parent does again or reports."""
     try:
         torch.set_num_threads(1)  # a forked process has none of its parent's worker threads
+        tqdm.set_lock(threading.RLock())  # torch shows bars; who had the parent's lock may not be here to release it
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             model, weights = trace(module, spec), weights_of(module)
         for name, value in model.graph.initializers.items():
