@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -15,8 +16,8 @@ from vcut_bench.reference import Reference, attention_biases, check_same_weights
 from vcut_bench.work import write_json
 from vcut_runtime import Bundle, Pipeline, Step, open_bundle
 from vcut_runtime.errors import UsageError
-from vcut_runtime.manifest import EngineLibrary, Tca
-from vcut_runtime.schedule import QualityBias, scale_cut_step
+from vcut_runtime.manifest import SHALLOW, EngineLibrary, Scheduler, Tca
+from vcut_runtime.schedule import QualityBias, check_cut_step, plan_steps, scale_cut_step
 
 Progress = Callable[[str, int, int], None]
 Setting = tuple[QualityBias | None, int | None]  # bias and cut step; both None: never cut
@@ -65,6 +66,23 @@ def distinct_intervals(cache_intervals: Sequence[int]) -> list[int]:
     if any(interval < 1 for interval in cache_intervals):
         raise UsageError(f"--cache-intervals has {min(cache_intervals)}: give 2 or more")
     return [interval for interval in dict.fromkeys(cache_intervals) if interval > 1]
+
+
+def setting_name(cut_step: int | None, cache_interval: int = 1) -> str:
+    """Return how results call a setting: ``17``, ``none`` where it is never cut, ``17 k=3`` with a cache interval."""
+    name = "none" if cut_step is None else str(cut_step)
+    return name if cache_interval == 1 else f"{name} k={cache_interval}"
+
+
+def interval_suffix(cache_interval: int) -> str:
+    """Return what tells a setting's files from those of other cache intervals."""
+    return f"-interval-{cache_interval}" if cache_interval > 1 else ""
+
+
+def steps_by_graph(scheduler: Scheduler, steps: int, cut_step: int | None, cache_interval: int = 1) -> Counter[str]:
+    """Return how many steps of a video each graph computes."""
+    planned = plan_steps(scheduler, steps, check_cut_step(cut_step, steps), cache_interval)
+    return Counter(SHALLOW[step.stage] if step.shallow else step.stage for step in planned)
 
 
 def load_checked(ref: Reference, given: Mapping[Tca, Bundle], backend: str, biases: Path) -> Any:

@@ -27,6 +27,7 @@ from vcut_bench.compiled import (
     check_interval,
     default_cut_steps,
     fingerprint,
+    interval_suffix,
     load_checked,
     open_bundles,
     open_ours,
@@ -134,8 +135,7 @@ def measure(
         for mode in modes:
             pipeline = open_ours(ref, given, mode, folder, biases, backend, threads, progress)
             backends[mode] = pipeline.backend.name
-            interval = f"-interval-{cache_interval}" if cache_interval > 1 else ""
-            place = folder / "results" / f"{mode}-{fingerprint(pipeline)}{interval}"
+            place = folder / "results" / f"{mode}-{fingerprint(pipeline)}{interval_suffix(cache_interval)}"
             options = {"cache_interval": cache_interval}
             for done, (image, seed) in enumerate(todo):
                 progress(f"vcut, tca {mode}", done, len(todo))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
@@ -26,16 +25,16 @@ import typer
 
 from vcut_bench import roofline
 from vcut_bench.compact import compact_table
-from vcut_bench.compiled import distinct_intervals
+from vcut_bench.compiled import distinct_intervals, setting_name, steps_by_graph
 from vcut_bench.machine import about, provenance, save
 from vcut_bench.peers import OURS, PEERS, ROOFLINE, Job, choose_reference
-from vcut_bench.turns import STAGES, Configuration, Contest, Open, Progress, step_loop, summarize
+from vcut_bench.turns import STAGES, Configuration, Contest, Open, Progress, ratios, step_loop, summarize
 from vcut_bench.worker import Worker
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import choose
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.manifest import SHALLOW, Manifest
-from vcut_runtime.schedule import check_cut_step, plan_steps
+from vcut_runtime.schedule import check_cut_step
 from vcut_runtime.terminal import JSON, QUIET
 
 BASELINE = "diffusers"
@@ -159,14 +158,13 @@ def configurations(
     settings = [(cut, 1) for cut in cut_steps]
     settings += [(cut, interval) for interval in cache_intervals for cut in dict.fromkeys((cut_steps[0], never))]
     for cut, interval in settings:
-        steps = plan_steps(manifest.scheduler, manifest.steps, cut, interval)
         guided, rest = cut - 1, manifest.steps - cut + 1
         what = "never cut" if cut == never else f"c={cut}"
-        name = f"{OURS} c={'none' if cut == never else cut}"
+        name = f"{OURS} c={setting_name(None if cut == never else cut, interval)}"
         if interval > 1:
-            shallow = sum(step.shallow for step in steps)
-            name += f" k={interval}"
-            what += f", cache interval {interval}: {len(steps) - shallow} full steps + {shallow} shallow"
+            steps = steps_by_graph(manifest.scheduler, manifest.steps, cut, interval)
+            shallow = sum(steps[graph] for graph in SHALLOW.values())
+            what += f", cache interval {interval}: {manifest.steps - shallow} full steps + {shallow} shallow"
         else:
             what += f": {guided} guided steps" if cut == never else f": {guided} guided + {rest}"
         rows.append(Configuration(name, f"{OURS}, {what}", OURS, {"cut_step": cut, "cache_interval": interval}))
@@ -374,8 +372,7 @@ def _share(
         return {}
     steps: Mapping[str, int] = turns[0]["steps"]
     if row.side == OURS:
-        planned = plan_steps(manifest.scheduler, manifest.steps, **row.options)
-        steps = Counter(SHALLOW[step.stage] if step.shallow else step.stage for step in planned)
+        steps = steps_by_graph(manifest.scheduler, manifest.steps, **row.options)
     seconds = statistics.median(step_loop(turn) for turn in turns)
     return {"roofline_share": roofline.share(macs[network], steps, seconds, max(limit.values()))}
 
@@ -384,9 +381,8 @@ def _compare(found: dict[str, Any], turns: Mapping[str, Sequence[Mapping[str, An
     """Enter each configuration's ratios: over diffusers, and how much longer than our first it takes."""
     for key, base, inverse in (("speedup_over_diffusers", BASELINE, False), ("vcut_is_faster_by", ours, True)):
         for name in turns if base in turns else ():
-            pairs = zip(turns[base], turns[name], strict=True)
-            ratios = [step_loop(b) / step_loop(a) if inverse else step_loop(a) / step_loop(b) for a, b in pairs]
-            found[name][key] = {"median": statistics.median(ratios), "range": [min(ratios), max(ratios)]}
+            longer, shorter = (name, base) if inverse else (base, name)
+            found[name][key] = ratios(map(step_loop, turns[longer]), map(step_loop, turns[shorter]))
 
 
 def _usable_cpus() -> int:

@@ -13,7 +13,6 @@ video, image encoder, VAE and the folded projections, is in no figure.
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -24,9 +23,9 @@ from rich.table import Table
 
 from vcut_bench import paper
 from vcut_bench.compact import compact_table
-from vcut_bench.compiled import distinct_intervals
+from vcut_bench.compiled import distinct_intervals, setting_name, steps_by_graph
 from vcut_bench.machine import provenance
-from vcut_export.checkpoint import presets, resolve
+from vcut_export.checkpoint import presets, resolve, scheduler_constants
 from vcut_export.plan import DEFAULT_STEPS, Plan, make_plan
 from vcut_runtime.graphs import graph_tensors, sized
 from vcut_runtime.machine import peak_memory
@@ -99,19 +98,19 @@ class Network:
     shallow_guided: dict[str, Macs] = field(default_factory=dict)
     shallow_conditional: dict[str, Macs] = field(default_factory=dict)
 
-    def per_video(self, steps: int, cut_step: int | None, cache_interval: int = 1) -> dict[str, int]:
-        """Return the MACs of a video whose steps from ``cut_step`` on are conditional only.
+    def by_graph(self) -> dict[str, Macs]:
+        """Return the MACs of a step by the graph that computes it."""
+        return {
+            "semantic_binding": total(self.guided),
+            "quality_improvement": total(self.conditional),
+            "semantic_binding_shallow": total(self.shallow_guided),
+            "quality_improvement_shallow": total(self.shallow_conditional),
+        }
 
-        With a ``cache_interval`` all but the first and every so many-th step of each stage are shallow.
-        """
-        guided = check_cut_step(cut_step, steps) - 1
-        found = Macs()
-        for count, full, shallow in (
-            (guided, self.guided, self.shallow_guided),
-            (steps - guided, self.conditional, self.shallow_conditional),
-        ):
-            whole = math.ceil(count / cache_interval)
-            found += total(full) * whole + total(shallow) * (count - whole)
+    def per_video(self, steps: Mapping[str, int]) -> dict[str, int]:
+        """Return the MACs of a video of so many steps by graph, see ``vcut_bench.compiled.steps_by_graph``."""
+        macs = self.by_graph()
+        found = sum((macs[graph] * count for graph, count in steps.items()), Macs())
         return {"layers": found.layers, "full": found.full}
 
 
@@ -155,7 +154,7 @@ def measure(
         "benchmark": "macs",
         **provenance("vcut bench macs"),
         "steps": steps,
-        "cut_steps": [_name(c) for c in cut_steps],
+        "cut_steps": [setting_name(c) for c in cut_steps],
         "cache_intervals": intervals[1:],
         "tca": tca,
         "seconds": time.perf_counter() - start,
@@ -337,6 +336,7 @@ def _describe(
     intervals: Sequence[int],
     by: By | None,
 ) -> dict[str, Any]:
+    scheduler = scheduler_constants(plan.checkpoint.configs["scheduler"])
     kinds = {name: group(network.guided, "kind") for name, network in networks.items()}
     elsewhere = [
         kinds["modified"].get(kind, Macs()) - kinds["vcut"].get(kind, Macs())
@@ -352,7 +352,7 @@ def _describe(
                 "conditional": total(network.conditional).to_dict(),
                 **_shallow(network),
                 "per_video": {
-                    _name(cut, interval): network.per_video(plan.steps, cut, interval)
+                    setting_name(cut, interval): network.per_video(steps_by_graph(scheduler, plan.steps, cut, interval))
                     for interval in (intervals if network.shallow_guided else (1,))
                     for cut in cut_steps
                 },
@@ -380,7 +380,7 @@ def _paper(model: str, plan: Plan, cut_steps: Sequence[int | None]) -> dict[str,
     step = paper.per_step(model)
     if step is None or (plan.height, plan.width) != (576, 1024) or plan.frames != paper.paper().models[model].frames:
         return {}
-    videos = {_name(c): paper.per_video(model, c) for c in cut_steps} if plan.steps == DEFAULT_STEPS else {}
+    videos = {setting_name(c): paper.per_video(model, c) for c in cut_steps} if plan.steps == DEFAULT_STEPS else {}
     return {
         "per_step": {
             "original": {"parameters": step.params_B * 1e9, "guided": step.macs_T * 1e12},
@@ -417,11 +417,6 @@ def _block(name: str) -> str:
 
 def _kind(name: str) -> str:
     return next((kind for pattern, kind in _KINDS if re.search(pattern, name)), "other")
-
-
-def _name(cut_step: int | None, cache_interval: int = 1) -> str:
-    name = "none" if cut_step is None else str(cut_step)
-    return name if cache_interval == 1 else f"{name} k={cache_interval}"
 
 
 def _beside(value: float, theirs: float | None, digits: int) -> list[str]:

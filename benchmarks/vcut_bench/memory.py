@@ -141,24 +141,16 @@ def component_parameters(manifest: Manifest) -> dict[str, int]:
 
 def table(result: Mapping[str, Any]) -> list[Table]:
     """Return what the terminal shows: disk, host and device."""
-    disk = _table("Disk", "size")
+    disk = compact_table("Disk", [""], ["size"], [""])
     for row in disk_rows(result):
         disk.add_row(*row)
-    host = _table("Host", "peak of the largest process")
+    host = compact_table("Host", [""], ["peak of the largest process"], [""])
     for name, found in result["host"].items():
         host.add_row(name, *([size(found["peak_bytes"]), ""] if "peak_bytes" in found else ["", found["skipped"]]))
-    device = _table("Device", "size")
+    device = compact_table("Device", [""], ["size"], [""])
     for row in device_rows(result):
         device.add_row(*row)
     return [disk, host, device]
-
-
-def _table(title: str, number: str) -> Table:
-    result = compact_table(title, [""], [number])
-    result.add_column("", overflow="fold")
-    for column in result.columns:
-        column.vertical = "top"  # a remark may take two lines
-    return result
 
 
 def disk_rows(result: Mapping[str, Any]) -> list[list[str]]:

@@ -72,7 +72,7 @@ def best_rate(
 
 def macs_per_step(manifest: Manifest) -> dict[str, dict[str, int]]:
     """Return the MACs, attention included, of each kind of step, by graph, of vcut's network and the original."""
-    from vcut_bench.macs import count, total
+    from vcut_bench.macs import count
     from vcut_export.checkpoint import Checkpoint
     from vcut_export.plan import make_plan
 
@@ -80,12 +80,7 @@ def macs_per_step(manifest: Manifest) -> dict[str, dict[str, int]]:
     sizes: dict[str, Any] = {"height": manifest.height, "width": manifest.width, "frames": manifest.frames}
     plan = make_plan(checkpoint, **sizes, precision=manifest.precision, tca=manifest.tca)
     return {
-        name: {
-            "semantic_binding": total(network.guided).full,
-            "quality_improvement": total(network.conditional).full,
-            "semantic_binding_shallow": total(network.shallow_guided).full,
-            "quality_improvement_shallow": total(network.shallow_conditional).full,
-        }
+        name: {graph: macs.full for graph, macs in network.by_graph().items()}
         for name, network in count(plan).items()
         if name != "modified"
     }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +65,7 @@ def _latency(result: dict[str, Any]) -> str:
 def _like_for_like(result: dict[str, Any]) -> list[str]:
     """Rows of each peer beside what of ours does to diffusers' video what the peer does, or less."""
     from vcut_bench.latency import cells
+    from vcut_bench.turns import ratios
 
     found = {name: row for name, row in result["configurations"].items() if "skipped" not in row}
     rows = [_head("peer", "its step loop takes", "range", "as long as that of")]
@@ -73,17 +73,11 @@ def _like_for_like(result: dict[str, Any]) -> list[str]:
         ours = found.get(f"vcut c={setting or result['cut_step']}")
         if peer not in found or ours is None:
             continue
-        low, middle, high = ratios(found[peer], ours)
+        ratio = ratios(*(row["step_loop"]["values"] for row in (found[peer], ours)))
+        span = "{:.2f} to {:.2f} x".format(*ratio["range"])
         theirs, own = (cells(row) for row in (found[peer], ours))
-        rows.append(f"| {theirs[0]} ({theirs[6]}) | {middle:.2f} x | {low:.2f} to {high:.2f} x | {own[0]} ({own[6]}) |")
+        rows.append(f"| {theirs[0]} ({theirs[6]}) | {ratio['median']:.2f} x | {span} | {own[0]} ({own[6]}) |")
     return rows
-
-
-def ratios(longer: dict[str, Any], shorter: dict[str, Any]) -> tuple[float, float, float]:
-    """Return the least, the median and the largest of the turns' ratios of step loops."""
-    turns = zip(longer["step_loop"]["values"], shorter["step_loop"]["values"], strict=True)
-    found = sorted(a / b for a, b in turns)
-    return found[0], statistics.median(found), found[-1]
 
 
 def _export(result: dict[str, Any]) -> str:

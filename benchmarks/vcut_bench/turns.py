@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,12 @@ def statistics_of(values: Sequence[float]) -> dict[str, Any]:
         "spread": float((high - low) / median) if median else 0.0,
         "values": list(values),
     }
+
+
+def ratios(longer: Iterable[float], shorter: Iterable[float]) -> dict[str, Any]:
+    """Return median and range of the ratios of two configurations' seconds, turn by turn."""
+    found = [a / b for a, b in zip(longer, shorter, strict=True)]
+    return {"median": statistics.median(found), "range": [min(found), max(found)]}
 
 
 def summarize(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -20,7 +20,16 @@ from typing import Any
 from rich.table import Table
 
 from vcut_bench.compact import compact_table
-from vcut_bench.compiled import Progress, check_interval, fingerprint, load_checked, open_bundles, open_ours
+from vcut_bench.compiled import (
+    Progress,
+    check_interval,
+    fingerprint,
+    interval_suffix,
+    load_checked,
+    open_bundles,
+    open_ours,
+    setting_name,
+)
 from vcut_bench.machine import about, provenance
 from vcut_bench.paper import paper, quality, setting
 from vcut_bench.reference import Reference, diffusers_frames, draw, find_reference
@@ -119,12 +128,10 @@ def measure(
     if not scored:
         raise UsageError("vbench has no weights: " + "; ".join(dict.fromkeys(skipped.values())))
     prompts = read_prompts(Path(info), folder_of_images, None if all_prompts else set(scored.values()))
-    reused = cache_interval > 1
-    suffix = f"-interval-{cache_interval}" if reused else ""
-    own = {f"{setting(cut)}{suffix}": cut for cut in cuts}
-    if reused:
-        own = {f"none{suffix}": None, **own}
-    row_names = {setting(None): None, **own}
+    suffix = interval_suffix(cache_interval)
+    ours: list[tuple[str, int | None]] = [(f"{setting(cut)}{suffix}", cut) for cut in cuts]
+    if cache_interval > 1:
+        ours.insert(0, (f"none{suffix}", None))
     identity = {
         "benchmark": "vbench",
         **ref.identity,
@@ -149,11 +156,11 @@ def measure(
             "quality_bias": quality_bias,
             "cache_interval": cache_interval,
         }
-        for name, cut in own.items():
+        for name, cut in ours:
             place = folder / "videos" / name
             _make_ours(pipeline, prompts, seeds_of, load, place, {**options, "cut_step": cut}, progress)
         rows = []
-        for name, cut in row_names.items():
+        for name, cut, interval in ((setting(None), None, 1), *((*one, cache_interval) for one in ours)):
             scores = {}
             for done, (column, dimension) in enumerate(scored.items()):
                 progress(f"vbench, {name}", done, len(scored))
@@ -165,10 +172,10 @@ def measure(
                 {
                     "setting": name,
                     "cut_step": cut,
-                    "cache_interval": cache_interval if name in own else 1,
+                    "cache_interval": interval,
                     "values": {**values, "latency_s": statistics.median(seconds) if seconds else None},
                     "videos": {column: found["videos"] for column, found in scores.items()},
-                    "paper": None if reused and name in own else quality(manifest.model.id, cut),
+                    "paper": quality(manifest.model.id, cut) if interval == 1 else None,
                 }
             )
     return {
@@ -290,5 +297,4 @@ def cells(columns: Sequence[str], values: Mapping[str, float | None]) -> list[st
 def _short_label(row: Mapping[str, Any]) -> str:
     if row["setting"] == setting(None):
         return "diffusers"
-    text = f"vcut c={'none' if row['cut_step'] is None else row['cut_step']}"
-    return text if row["cache_interval"] == 1 else f"{text} k={row['cache_interval']}"
+    return f"vcut c={setting_name(row['cut_step'], row['cache_interval'])}"

@@ -104,12 +104,10 @@ def expand_group_normalization(model: ir.Model) -> None:
 
         grouped = add("Reshape", x, constant([0, groups, -1], "groups"))
         epsilon = node.attributes["epsilon"].as_float()
-        ones, zeros = ([value] * groups for value in (1.0, 0.0))
-        normal = add(
-            "InstanceNormalization", grouped, constant(ones, "ones"), constant(zeros, "zeros"), epsilon=epsilon
-        )
+        ones, zeros = constant([1.0] * groups, "ones"), constant([0.0] * groups, "zeros")
+        normal = add("InstanceNormalization", grouped, ones, zeros, epsilon=epsilon)
         normal = add("Reshape", normal, add("Shape", x) if dims.count(-1) > 1 else constant(dims, "shape"))
-        means, variances = (constant([value] * channels, what) for value, what in ((0.0, "means"), (1.0, "variances")))
+        means, variances = constant([0.0] * channels, "means"), constant([1.0] * channels, "variances")
         result = add("BatchNormalization", normal, scale, bias, means, variances, epsilon=0.0)
         result.shape = x.shape
         graph.insert_before(node, made)
