@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
@@ -107,6 +108,7 @@ def trace_all(modules: Mapping[str, tuple[torch.nn.Module, GraphSpec]]) -> dict[
 def _trace_in_child(module: torch.nn.Module, spec: GraphSpec, path: Path) -> None:
     """Trace and save, silently: what fails here, an interrupt too, the parent does again or reports."""
     try:
+        gc.freeze()  # what the parent left to its collector may wait, when destroyed, for threads that are not here
         torch.set_num_threads(1)  # a forked process has none of its parent's worker threads
         tqdm.set_lock(threading.RLock())  # torch shows bars; who had the parent's lock may not be here to release it
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
