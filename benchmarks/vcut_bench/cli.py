@@ -102,7 +102,7 @@ app.command("fidelity")(fidelity_command)
 
 
 def _finish(result: dict[str, Any], tables: Iterable[Any], output: Path | None, json: bool) -> None:
-    from vcut_bench.machine import save
+    from vcut_bench.provenance import save
 
     if output is not None:
         save(result, output)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vcut_bench.machine import provenance, save
+from vcut_bench.provenance import provenance, save
 
 RUNS = (
     "vcut-export --model svd-xt --random-weights --engines tensorrt-rtx --gpu a10",

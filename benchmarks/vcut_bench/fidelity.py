@@ -18,6 +18,7 @@ from typing import Annotated, Any, cast
 import numpy as np
 import typer
 from rich.table import Table
+from vcut_runtime.manifest import Tca
 
 from vcut_bench import metrics
 from vcut_bench.compact import compact_table
@@ -34,7 +35,7 @@ from vcut_bench.compiled import (
     parse_cut_steps,
     sweep,
 )
-from vcut_bench.machine import about, provenance, save
+from vcut_bench.provenance import about, provenance, save
 from vcut_bench.reference import Reference, diffusers_frames, find_reference
 from vcut_bench.work import (
     InputImage,
@@ -50,7 +51,6 @@ from vcut_bench.work import (
 from vcut_runtime import Bundle
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.images import Fit
-from vcut_runtime.manifest import Tca
 from vcut_runtime.schedule import QualityBias, check_cut_step
 
 METRICS = ("psnr", "ssim", "temporal", "lpips", "input_psnr", "motion")

@@ -22,18 +22,18 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from vcut_runtime.manifest import SHALLOW, Manifest
 
 from vcut_bench import roofline
 from vcut_bench.compact import compact_table
 from vcut_bench.compiled import distinct_intervals, setting_name, steps_by_graph
-from vcut_bench.machine import about, provenance, save
 from vcut_bench.peers import OURS, PEERS, ROOFLINE, Job, choose_reference
+from vcut_bench.provenance import about, provenance, save
 from vcut_bench.turns import STAGES, Configuration, Contest, Open, Progress, ratios, step_loop, summarize
 from vcut_bench.worker import Worker
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import choose
 from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.manifest import SHALLOW, Manifest
 from vcut_runtime.schedule import check_cut_step
 from vcut_runtime.terminal import JSON, QUIET
 

@@ -20,16 +20,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from rich.table import Table
+from vcut_runtime.graphs import graph_tensors, sized
+from vcut_runtime.machine import peak_memory
+from vcut_runtime.manifest import SHALLOW, Tca
 
 from vcut_bench import paper
 from vcut_bench.compact import compact_table
 from vcut_bench.compiled import distinct_intervals, setting_name, steps_by_graph
-from vcut_bench.machine import provenance
+from vcut_bench.provenance import provenance
 from vcut_export.checkpoint import presets, resolve, scheduler_constants
 from vcut_export.plan import DEFAULT_STEPS, Plan, make_plan
-from vcut_runtime.graphs import graph_tensors, sized
-from vcut_runtime.machine import peak_memory
-from vcut_runtime.manifest import SHALLOW, Tca
 from vcut_runtime.schedule import check_cut_step
 
 By = Literal["block", "kind"]

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from vcut_runtime.graphs import take_turns
+from vcut_runtime.manifest import EngineSet, Manifest
 
 from vcut_bench import peak
 from vcut_bench.compact import compact_table
-from vcut_bench.machine import about, provenance
+from vcut_bench.provenance import about, provenance
 from vcut_runtime import VcutError, open_bundle
 from vcut_runtime.errors import UsageError
-from vcut_runtime.graphs import take_turns
-from vcut_runtime.manifest import EngineSet, Manifest
 
 _WIDTH = {"fp16": 2, "bf16": 2, "fp32": 4}  # bytes
 

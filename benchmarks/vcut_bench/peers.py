@@ -177,7 +177,7 @@ def _diffusers(job: Job, peer: Peer) -> Side:
     of_torch = device == "cuda" and pipeline.unet.device.type != "meta"  # else torch does not know all of it
     _, latents = draw(manifest, job.seed)
     image = Image.fromarray(input_image(manifest, job.image))
-    clock = _Clock(device)
+    clock = _StepClock(device)
     draw_latents = pipeline.prepare_latents
 
     def prepare_latents(*args: Any, **kwargs: Any) -> Any:
@@ -229,8 +229,8 @@ def _diffusers(job: Job, peer: Peer) -> Side:
     return Side(facts, run)
 
 
-class _Clock:
-    """Points in time: the GPU's own where there is one, so that the host need not wait in between."""
+class _StepClock:
+    """Points in time between steps: the GPU's own where there is one, so that the host need not wait in between."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device == "cuda"

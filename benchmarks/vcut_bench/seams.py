@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from vcut_bench.machine import provenance, save
+from vcut_bench.provenance import provenance, save
 from vcut_runtime.schedule import decode_chunks
 
 FRAMES, LATENT = 25, (4, 8, 12)

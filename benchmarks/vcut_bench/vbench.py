@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from vcut_runtime.manifest import Tca
 
 from vcut_bench.compact import compact_table
 from vcut_bench.compiled import (
@@ -30,15 +31,14 @@ from vcut_bench.compiled import (
     open_ours,
     setting_name,
 )
-from vcut_bench.machine import about, provenance
 from vcut_bench.paper import paper, quality, setting
+from vcut_bench.provenance import about, provenance
 from vcut_bench.reference import Reference, diffusers_frames, draw, find_reference
 from vcut_bench.vbench_scores import DIMENSIONS, SEEDS, Prompt, check_vbench, missing_files, read_prompts, score
 from vcut_bench.work import InputImage, load_input, read_json, work_folder, write_json
 from vcut_runtime import Bundle
 from vcut_runtime.errors import UsageError
 from vcut_runtime.images import Fit
-from vcut_runtime.manifest import Tca
 from vcut_runtime.schedule import QualityBias, check_cut_step
 from vcut_runtime.video import Video
 

@@ -23,7 +23,7 @@ import typer
 
 from vcut_bench import metrics
 from vcut_bench.compiled import Setting, open_bundles, sweep
-from vcut_bench.machine import about, provenance, save
+from vcut_bench.provenance import about, provenance, save
 from vcut_bench.tiny.clips import FASTEST, clip
 from vcut_bench.tiny.photos import names
 from vcut_bench.tiny.train_vae import pixels
