@@ -1,4 +1,4 @@
-"""Run VCUT bundles: needs numpy and ONNX Runtime, and nothing of torch or diffusers.
+"""Run VCUT bundles. The runtime needs numpy and ONNX Runtime or TensorRT, and neither torch nor diffusers.
 
 >>> from vcut_runtime import Pipeline
 >>> Pipeline.load("vcut-svd-tiny")("photo.jpg", seed=0).save("out.mp4")  # doctest: +SKIP
@@ -7,18 +7,21 @@
 from __future__ import annotations
 
 from vcut_runtime.bundle import Bundle, open_bundle
+from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.errors import BundleError, UsageError, VcutError
-from vcut_runtime.manifest import Manifest
+from vcut_runtime.options import BackendOptions, RunOptions
 from vcut_runtime.pipeline import Pipeline
 from vcut_runtime.schedule import Step
 from vcut_runtime.video import Video
 
 __version__ = "0.1.0"
 __all__ = [
+    "BackendOptions",
     "Bundle",
     "BundleError",
     "Manifest",
     "Pipeline",
+    "RunOptions",
     "Step",
     "UsageError",
     "VcutError",

@@ -1,4 +1,7 @@
-"""The ``vcut`` command: ``run`` and ``inspect`` live here, other rooms add theirs as ``vcut.commands`` entry points."""
+"""The ``vcut`` command.
+
+``run`` and ``inspect`` live here. Other packages add their commands as ``vcut.commands`` entry points.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,13 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from vcut_runtime.backends import BACKENDS
+from vcut_runtime.command_options import takes_options
 from vcut_runtime.errors import UsageError
-from vcut_runtime.schedule import QualityBias
+from vcut_runtime.options import BackendOptions, RunOptions
+from vcut_runtime.pipeline import Pipeline
 from vcut_runtime.terminal import JSON, QUIET, print_json, progress_bars, run_app, stderr, stdout
+from vcut_runtime.video import check_output
 
 app = typer.Typer(
     name="vcut",
@@ -33,9 +40,12 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @app.command()
+@takes_options
 def run(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
     images: Annotated[list[Path], typer.Argument(help="One or more photographs.", show_default=False)],
+    options: RunOptions,
+    backend_options: BackendOptions,
     output: Annotated[
         Path,
         typer.Option(
@@ -44,106 +54,26 @@ def run(
             help="An .mp4, .gif or .webp file, or a folder for PNG frames. Of several images each gets a number.",
         ),
     ] = Path("out.mp4"),
-    height: Annotated[int | None, typer.Option(help="Pixels. [default: the bundle's]")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels. [default: the bundle's]")] = None,
-    num_frames: Annotated[
-        int | None, typer.Option("--num-frames", "--frames", help="Frames of the video. [default: the bundle's]")
-    ] = None,
-    num_inference_steps: Annotated[
-        int | None, typer.Option("--num-inference-steps", "--steps", help="Denoising steps. [default: the bundle's]")
-    ] = None,
-    cut_step: Annotated[
-        str | None,
-        typer.Option(help="First step of the quality improvement stage, or none. [default: the bundle's]"),
-    ] = None,
-    cache_interval: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Compute the deep layers in every so many steps only; wants a bundle exported with --deep-cache.",
-        ),
-    ] = 1,
-    quality_bias: Annotated[
-        str, typer.Option(help="Bias of the quality improvement stage: mean (the paper's Eq. 4) or cond.")
-    ] = "mean",
-    min_guidance_scale: Annotated[
-        float | None, typer.Option(help="Guidance of the first frame. [default: the bundle's]")
-    ] = None,
-    max_guidance_scale: Annotated[
-        float | None, typer.Option(help="Guidance of the last frame. [default: the bundle's]")
-    ] = None,
-    fps: Annotated[int, typer.Option(help="Frames per second.")] = 7,
-    motion_bucket_id: Annotated[float, typer.Option(help="How much motion, about 1 to 255.")] = 127,
-    noise_aug_strength: Annotated[float, typer.Option(help="Noise added to the photograph.")] = 0.02,
-    seed: Annotated[int | None, typer.Option(help="Seed; image i gets seed + i. [default: random]")] = None,
-    decode_chunk: Annotated[int | None, typer.Option(help="Frames decoded at a time. [default: the bundle's]")] = None,
-    decode_overlap: Annotated[
-        int | None,
-        typer.Option(help="Frames decoded beside each chunk for context and not kept. [default: the bundle's]"),
-    ] = None,
-    fit: Annotated[
-        str, typer.Option(help="Fit an image of another shape: stretch (as diffusers) or crop.")
-    ] = "stretch",
     backend: Annotated[
         str,
-        typer.Option(help="tensorrt, tensorrt-rtx, onnxruntime-cuda, onnxruntime-cpu; auto is the first that can."),
+        typer.Option(help=f"{', '.join(BACKENDS)}, or auto: the first of these that can run the bundle here."),
     ] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    low_memory: Annotated[
-        bool | None,
-        typer.Option(
-            "--low-memory/--no-low-memory",
-            help="Keep one stage's weights at a time on the GPU. [default: where not all fit]",
-        ),
-    ] = None,
-    cuda_graphs: Annotated[
-        bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="Launch each step as one captured CUDA graph.")
-    ] = True,
     json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Turn photographs into videos."""
-    from vcut_runtime.pipeline import BUNDLE_DEFAULT, Pipeline
-    from vcut_runtime.video import check_output
-
     outputs = _outputs(output, len(images))
     for path in outputs:
         check_output(path)
     for image in images:
         if not image.is_file():
             raise UsageError(f"no image at {image}: check the path")
-    if quality_bias not in ("mean", "cond"):
-        raise UsageError(f"unknown --quality-bias {quality_bias!r}: choose mean or cond")
-    bias: QualityBias = "cond" if quality_bias == "cond" else "mean"
-    if fit not in ("stretch", "crop"):
-        raise UsageError(f"unknown --fit {fit!r}: choose stretch or crop")
-    cut = BUNDLE_DEFAULT if cut_step is None else parse_cut_step(cut_step)
-    # It reads every file that will run: after what a look can refuse.
-    pipeline = Pipeline.load(bundle, backend, threads=threads, low_memory=low_memory, cuda_graphs=cuda_graphs)
-    first = secrets.randbelow(2**31) if seed is None else seed
+    pipeline = Pipeline.load(bundle, backend, backend_options)  # hashes every file, so cheap checks come first
+    first = secrets.randbelow(2**31) if options.seed is None else options.seed
     results: list[dict[str, Any]] = []
     for i, (image, path) in enumerate(zip(images, outputs, strict=True)):  # each is saved before the next begins
         with progress_bars(quiet or json) as progress:
-            video = pipeline(
-                image,
-                height=height,
-                width=width,
-                num_frames=num_frames,
-                num_inference_steps=num_inference_steps,
-                cut_step=cut,
-                cache_interval=cache_interval,
-                quality_bias=bias,
-                min_guidance_scale=min_guidance_scale,
-                max_guidance_scale=max_guidance_scale,
-                fps=fps,
-                motion_bucket_id=motion_bucket_id,
-                noise_aug_strength=noise_aug_strength,
-                seed=first + i,
-                decode_chunk=decode_chunk,
-                decode_overlap=decode_overlap,
-                fit=fit,
-                progress=progress,
-            )
+            video = pipeline(image, options, seed=first + i, progress=progress)
         video.save(path)
         seconds = {stage: round(value, 3) for stage, value in video.timings.items()}
         results.append(
@@ -186,25 +116,11 @@ def inspect(
             stdout.print(part)
 
 
-def parse_cut_step(text: str) -> int | None:
-    """Return a ``--cut-step`` as a number, None for ``none``.
-
-    Raises:
-        UsageError: it is neither.
-    """
-    if text.lower() == "none":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"--cut-step {text!r} is no number: give a step, or none to guide every step") from None
-
-
 def main() -> None:
     """Run ``vcut``."""
-    for entry in sorted(entry_points(group="vcut.commands"), key=lambda found: found.name):
+    for entry in sorted(entry_points(group="vcut.commands"), key=lambda entry: entry.name):
         command = entry.load()
-        if isinstance(command, typer.Typer):  # a group of commands
+        if isinstance(command, typer.Typer):
             app.add_typer(command, name=entry.name)
         else:
             app.command(entry.name)(command)

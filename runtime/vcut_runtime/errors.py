@@ -17,3 +17,8 @@ class UsageError(VcutError, ValueError):
 
 class BundleError(VcutError):
     """A bundle is damaged, foreign or unsafe."""
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's text, or its type's name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -11,10 +11,13 @@ from rich import box
 from rich.table import Column, Table
 from rich.text import Text
 
-from vcut_runtime.backends import describe_target, verdicts
+from vcut_runtime.backends import verdicts
+from vcut_runtime.backends.engine_validity import describe_target, target_verdict
 from vcut_runtime.bundle import open_bundle
-from vcut_runtime.engine_validity import target_verdict
-from vcut_runtime.manifest import SizeRange, TensorSpec
+from vcut_runtime.bundle.geometry import SizeRange
+from vcut_runtime.bundle.graph import GRAPHS
+from vcut_runtime.bundle.manifest import TensorSpec
+from vcut_runtime.schedule import cut_step_of
 
 
 def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
@@ -38,9 +41,18 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
         "frames": manifest.frames,
         "dynamic": msgspec.to_builtins(manifest.dynamic),
         "precision": manifest.precision,
+        "operators": manifest.operators,
         "tca": manifest.tca,
         "steps": manifest.steps,
         "cut_step": manifest.cut_step,
+        "schedules": {
+            name: {
+                "steps": len(schedule),
+                "cut_step": cut_step_of(schedule),
+                "network_evaluations": sum(GRAPHS[step.graph].rows for step in schedule),
+            }
+            for name, schedule in manifest.schedules.items()
+        },
         "guidance": [manifest.guidance.min, manifest.guidance.max],
         "decode_chunk": manifest.decode_chunk,
         "decode_overlap": manifest.decode_overlap,
@@ -99,15 +111,19 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
     cut = "never" if d["cut_step"] > d["steps"] else f"from step {d['cut_step']}"
     yield Text(f"{d['model']} ({weights})", style="bold")
     yield (
-        f"{d['frames']} frames of {d['height']}x{d['width']}, {d['precision']}, TCA {d['tca']}, "
-        f"{d['steps']} steps, conditional only {cut}, guidance {d['guidance'][0]:g} to {d['guidance'][1]:g}"
+        f"{d['frames']} frames of {d['height']}x{d['width']}, {d['precision']}, operators for a "
+        f"{d['operators'].upper()}, TCA {d['tca']}, {d['steps']} steps, conditional only {cut}, "
+        f"guidance {d['guidance'][0]:g} to {d['guidance'][1]:g}"
     )
     if d["dynamic"]:
-        ranges = (f"{name} {SizeRange(**found)}" for name, found in d["dynamic"].items())
+        ranges = (f"{name} {SizeRange(**sizes)}" for name, sizes in d["dynamic"].items())
         yield f"a run may choose {', '.join(ranges)}"
     if d["deep_features"]:
         yield f"has shallow steps, for runs with --cache-interval ({d['deep_features']} channels of deep features)"
     yield f"{_size(d['bytes'])}, {d['sca_bias_channels']} bias channels, vcut {d['vcut_version']}, hashes {d['hashes']}"
+    for name, schedule in d["schedules"].items():
+        guided = schedule["network_evaluations"] - schedule["steps"]
+        yield f"schedule {name}: {schedule['steps']} steps, {guided} of them guided"
     graphs = Table("graph", "inputs, then outputs")
     for name, graph in d["graphs"].items():
         tensors = [f"{k} {_short(v)}" for k, v in graph["inputs"].items()]

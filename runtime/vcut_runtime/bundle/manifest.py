@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
-SCHEMA_VERSION = 4  # 1 had no engines, 2 no ranges, 3 no deep features; all are still read
-GRAPHS = ("condition", "semantic_binding", "quality_improvement", "decode")
-SHALLOW = {"semantic_binding": "semantic_binding_shallow", "quality_improvement": "quality_improvement_shallow"}
+from vcut_runtime.bundle.geometry import Dimension, Geometry, SizeRange, Sizes
+from vcut_runtime.schedule import DEFAULT_SCHEDULE, Schedule, Scheduler, cut_step_of
+
+SCHEMA_VERSION = 5
+MANIFEST = "manifest.json"
 
 Precision = Literal["fp16", "bf16", "fp32"]
+Operators = Literal["cpu", "gpu"]
 Tca = Literal["remove", "fold"]
 EngineLibrary = Literal["tensorrt", "tensorrt-rtx"]
-Dimension = Literal["frames", "height", "width"]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Decided once, never changed; a field that this version does not know is an error."""
+    """A part of the manifest. It never changes, and a field that this version does not know is an error."""
 
 
 class TensorSpec(_Record, frozen=True):
@@ -95,60 +96,11 @@ class Model(_Record, frozen=True):
     configs: dict[str, dict[str, Any]]  # diffusers' own, by component
 
 
-class Scheduler(_Record, frozen=True):
-    """Constants of the Euler v-prediction schedule; sigmas are Karras et al.'s (2022), equation 5."""
-
-    sigma_min: float
-    sigma_max: float
-    rho: float
-    final_sigma: float
-    initial_noise_scale: float  # standard deviation of the first latents
-
-
 class Guidance(_Record, frozen=True):
     """Default guidance scale of the first and of the last frame; linear in between."""
 
     min: float
     max: float
-
-
-class SizeRange(_Record, frozen=True):
-    """Sizes that a bundle's videos can have: ``min`` .. ``max`` in steps of ``multiple``, frames or pixels."""
-
-    min: int
-    max: int
-    multiple: int
-
-    def __contains__(self, size: int) -> bool:
-        return self.min <= size <= self.max and size % self.multiple == 0
-
-    def __str__(self) -> str:
-        steps = "" if self.multiple == 1 else f" in steps of {self.multiple}"
-        return f"{self.min}..{self.max}{steps}"
-
-
-class Sizes(NamedTuple):
-    """Frames, and pixels of each."""
-
-    frames: int
-    height: int
-    width: int
-
-    def smallest(self, dynamic: Mapping[Dimension, SizeRange]) -> Sizes:
-        """Return the least of every size that ``dynamic`` leaves open."""
-        return self._replace(**{name: found.min for name, found in dynamic.items()})
-
-    def largest(self, dynamic: Mapping[Dimension, SizeRange]) -> Sizes:
-        """Return the most of every size that ``dynamic`` leaves open."""
-        return self._replace(**{name: found.max for name, found in dynamic.items()})
-
-
-DIMENSIONS: tuple[Dimension, ...] = ("frames", "height", "width")
-
-
-def describe_sizes(sizes: Sizes, dynamic: Mapping[Dimension, SizeRange]) -> dict[Dimension, str]:
-    """Return each size in words: a number, or the range that a run may choose from."""
-    return {name: str(dynamic.get(name, size)) for name, size in zip(DIMENSIONS, sizes, strict=True)}
 
 
 class BiasSlice(_Record, frozen=True):
@@ -169,53 +121,40 @@ class Manifest(_Record, frozen=True):
     height: int  # pixels
     width: int
     frames: int
+    dynamic: dict[Dimension, SizeRange]  # the sizes that a run may choose
     latent_channels: int
     vae_scale_factor: int  # pixels per latent pixel
-    precision: Precision
+    precision: Precision  # of the network bodies
+    operators: Operators  # which kind of device the graphs' operators suit
     tca: Tca
-    steps: int
-    cut_step: int  # first quality improvement step, 1-based; steps + 1 never cuts
     guidance: Guidance
     scheduler: Scheduler
+    schedules: dict[str, Schedule]  # by name; "vcut" is the default of a run
     decode_chunk: int  # frames decoded at a time
+    decode_overlap: int  # frames decoded on each side of a chunk and not kept
+    deep_features: int  # channels of what full steps hand on to shallow steps; 0: the bundle has no shallow graphs
     sca_bias: tuple[BiasSlice, ...]
     graphs: dict[str, GraphEntry]
     weights: dict[str, FileEntry]
-    decode_overlap: int = 0  # frames decoded on each side of a chunk and not kept
-    engines: dict[str, EngineSet] = msgspec.field(default_factory=dict)  # by target
-    dynamic: dict[Dimension, SizeRange] = msgspec.field(default_factory=dict)  # what a run may choose
-    deep_features: int = 0  # channels of what steps hand on to shallow ones; 0: the bundle has no shallow graphs
+    engines: dict[str, EngineSet]  # by target
 
     @property
     def sizes(self) -> Sizes:
-        """Of a video for which nothing else is asked."""
+        """Sizes of a video, if a run does not choose others."""
         return Sizes(self.frames, self.height, self.width)
 
     @property
-    def smallest(self) -> Sizes:
-        """The least frames, height and width."""
-        return self.sizes.smallest(self.dynamic)
-
-    @property
-    def largest(self) -> Sizes:
-        """The most frames, height and width."""
-        return self.sizes.largest(self.dynamic)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one frame's latents."""
-        return self.latent_shape_of(self.sizes)
-
-    def latent_shape_of(self, sizes: Sizes) -> tuple[int, int, int]:
-        """Return channels, height and width of one frame's latents in a video of ``sizes``."""
-        factor = self.vae_scale_factor
-        return (self.latent_channels, sizes.height // factor, sizes.width // factor)
-
-    @property
-    def encoder_size(self) -> int:
-        """Pixels a side of what the image encoder sees."""
-        size = self.model.configs.get("image_encoder", {}).get("image_size", 224)  # transformers' default
-        return size if isinstance(size, int) else 0
+    def geometry(self) -> Geometry:
+        """Everything that decides the shapes of tensors, except N."""
+        return Geometry(
+            self.sizes,
+            self.dynamic,
+            self.latent_channels,
+            self.vae_scale_factor,
+            encoder_size(self.model.configs.get("image_encoder", {})),
+            self.decode_chunk,
+            self.deep_features,
+        )
 
     @property
     def bias_channels(self) -> int:
@@ -223,15 +162,19 @@ class Manifest(_Record, frozen=True):
         return sum(entry.channels for entry in self.sca_bias)
 
     @property
-    def graph_names(self) -> tuple[str, ...]:
-        """The graphs that this bundle must have."""
-        return (*GRAPHS, *SHALLOW.values()) if self.deep_features else GRAPHS
+    def schedule(self) -> Schedule:
+        """The default schedule of a run."""
+        return self.schedules[DEFAULT_SCHEDULE]
 
     @property
-    def decode_frames(self) -> int | None:
-        """Frames that ``decode`` takes: exactly so many, or any number (None)."""
-        shapes = [tensor.shape for tensor in self.graphs["decode"].inputs if tensor.name == "latents" and tensor.shape]
-        return shapes[0][0] if shapes and isinstance(shapes[0][0], int) else None
+    def steps(self) -> int:
+        """Number of steps of the default schedule."""
+        return len(self.schedule)
+
+    @property
+    def cut_step(self) -> int:
+        """First quality improvement step of the default schedule, 1-based; ``steps`` + 1 if it never cuts."""
+        return cut_step_of(self.schedule)
 
     def sources(self, graph: str) -> tuple[str, str]:
         """Return the sha256 of a graph and of its weights file: what an engine of it is made from."""
@@ -239,7 +182,7 @@ class Manifest(_Record, frozen=True):
         return entry.sha256, self.weights[entry.weights].sha256
 
     def files(self) -> list[Entry]:
-        """Return every file the manifest vouches for."""
+        """Return every file that the manifest lists."""
         return [*self.onnx_files(), *self.engine_files()]
 
     def onnx_files(self) -> list[Entry]:
@@ -252,6 +195,12 @@ class Manifest(_Record, frozen=True):
 
 
 Entry = GraphEntry | FileEntry | EngineEntry
+
+
+def encoder_size(config: dict[str, Any]) -> int:
+    """Return the height and width of what an image encoder with this configuration sees; 0 if it is not a number."""
+    size = config.get("image_size", 224)  # transformers' default
+    return size if isinstance(size, int) else 0
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -274,14 +223,9 @@ def decode(data: bytes) -> Manifest:
         raise ValueError(
             f"manifest.json is not JSON ({_one_line(error)}): export the bundle again with --force"
         ) from None
-    if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"manifest.json has schema version {version}, this vcut reads up to {SCHEMA_VERSION}: upgrade vcut"
-        )
-    if version < 1:
-        raise ValueError(
-            f"manifest.json has the impossible schema version {version}: export the bundle again with --force"
-        )
+    if version != SCHEMA_VERSION:
+        fix = "upgrade vcut" if version > SCHEMA_VERSION else "export the bundle again with --force"
+        raise ValueError(f"manifest.json has schema version {version}, this vcut reads {SCHEMA_VERSION}: {fix}")
     try:
         return msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from vcut_runtime.backends.cuda import Cuda
+from vcut_runtime.backends.tensorrt_library import Library, load_library
 from vcut_runtime.bundle import Bundle
-from vcut_runtime.cuda import Cuda
+from vcut_runtime.bundle.manifest import EngineSet
 from vcut_runtime.errors import UsageError
-from vcut_runtime.manifest import GRAPHS, EngineSet
-from vcut_runtime.tensorrt_library import Library, load_library
 
 _HEADER = 4096  # more than any library's engine_header_size (TensorRT-RTX 1.7: 64)
 
@@ -25,7 +25,7 @@ def why_invalid(bundle: Bundle, target: str, library: Library, cuda: Cuda) -> st
     """Return why the engines ``target`` cannot run on ``cuda`` and what to do, None if they can."""
     engines = bundle.manifest.engines[target]
     rebuild = f"run 'vcut build {bundle.root} --engines {engines.library} --gpu this'"
-    missing = [name for name in bundle.manifest.graph_names if name not in engines.engines]
+    missing = [name for name in bundle.manifest.graphs if name not in engines.engines]
     if missing:
         return f"they lack {missing[0]}, {rebuild}"
     if engines.version != library.version:
@@ -34,8 +34,8 @@ def why_invalid(bundle: Bundle, target: str, library: Library, cuda: Cuda) -> st
             f"{rebuild}, or pip install that version"
         )
     if not _capability_fits(engines, cuda.compute_capability):
-        wanted = engines.compute_capability or "8.0 or later"
-        return f"they are for compute capability {wanted}, {cuda.name} has {cuda.compute_capability}: {rebuild}"
+        capability = engines.compute_capability or "8.0 or later"
+        return f"they are for compute capability {capability}, {cuda.name} has {cuda.compute_capability}: {rebuild}"
     reason = _library_says(bundle, engines, library)
     return f"{library.title} finds them invalid here ({reason}): {rebuild}" if reason else None
 
@@ -47,6 +47,12 @@ def _capability_fits(engines: EngineSet, here: str) -> bool:
     return tuple(map(int, here.split("."))) >= (8, 0)
 
 
+def describe_target(engines: EngineSet) -> str:
+    """Return what GPU a set of engines is for, in words."""
+    where = f"compute capability {engines.compute_capability}" if engines.compute_capability else "Ampere and later"
+    return f"{where} ({engines.gpu})" if engines.gpu else where
+
+
 def _library_says(bundle: Bundle, engines: EngineSet, library: Library) -> str | None:
     """Ask ``get_engine_validity``, where the library has it, about the header of one engine."""
     trt = library.module
@@ -54,7 +60,7 @@ def _library_says(bundle: Bundle, engines: EngineSet, library: Library) -> str |
         return None
     messages: list[str] = []
     runtime = trt.Runtime(library.logger(lambda severity, message: messages.append(message)))
-    with bundle.path(engines.engines[GRAPHS[0]]).open("rb") as file:
+    with bundle.path(next(iter(engines.engines.values()))).open("rb") as file:
         header = file.read(_HEADER)
     validity, diagnostics = runtime.get_engine_validity(header)
     if validity != trt.EngineValidity.INVALID:

@@ -9,13 +9,39 @@ from typing import Any
 
 import numpy as np
 
-from vcut_runtime.bundle import Bundle
-from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.graphs import take_turns
-from vcut_runtime.machine import first_line, total_memory
-from vcut_runtime.manifest import Manifest, Sizes
+from vcut_runtime.backends.backend import Offer
+from vcut_runtime.bundle import Bundle, check_hashes
+from vcut_runtime.bundle.geometry import Geometry, Sizes
+from vcut_runtime.bundle.graph import share_stage
+from vcut_runtime.bundle.manifest import Precision
+from vcut_runtime.errors import UsageError, VcutError, first_line
+from vcut_runtime.host import total_memory
+from vcut_runtime.options import BackendOptions
 
 NO_CUDA = "on a machine with an NVIDIA driver, pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+
+
+def offer(bundle: Bundle, name: str) -> Offer:
+    """Offer ``onnxruntime-cuda`` or ``onnxruntime-cpu``.
+
+    Raises:
+        UsageError: there is no CUDA here, or the CPU has no kernels for the bundle's precision.
+        VcutError: a step needs more memory than this machine has.
+    """
+    if name == "onnxruntime-cuda":
+        missing = missing_cuda()
+        if missing:
+            raise UsageError(f"backend {name} is not available here: {missing}")
+        reason = "ONNX Runtime has CUDA and a driver"
+    else:
+        check_cpu(bundle.manifest.precision, bundle.manifest.geometry, bundle.manifest.model.configs.get("unet", {}))
+        reason = "runs anywhere"
+
+    def open_graphs(options: BackendOptions) -> OnnxRuntimeBackend:
+        check_hashes(bundle, bundle.manifest.onnx_files())
+        return OnnxRuntimeBackend(bundle, name, options.threads)
+
+    return Offer(name, reason, open_graphs)
 
 
 class OnnxRuntimeBackend:
@@ -34,8 +60,9 @@ class OnnxRuntimeBackend:
 
     def check_sizes(self, sizes: Sizes) -> None:
         """Raise VcutError if the CPU has not the memory for a video of ``sizes``."""
+        manifest = self._bundle.manifest
         if self._device == "cpu":
-            check_cpu(self._bundle.manifest, sizes)
+            check_cpu(manifest.precision, manifest.geometry, manifest.model.configs.get("unet", {}), sizes)
 
     def max_decode_chunk(self) -> int | None:
         """Return None: any number of frames."""
@@ -50,7 +77,7 @@ class OnnxRuntimeBackend:
         if graph in self._sessions:
             return
         if not self._keep:
-            self._sessions = {name: found for name, found in self._sessions.items() if take_turns(name, graph)}
+            self._sessions = {name: session for name, session in self._sessions.items() if share_stage(name, graph)}
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -83,7 +110,7 @@ class OnnxRuntimeBackend:
         """Run ``graph``; outputs stay on the device.
 
         Raises:
-            VcutError: ONNX Runtime failed, for instance for want of memory.
+            VcutError: ONNX Runtime failed, for instance because memory is full.
         """
         self.load(graph)
         session = self._sessions[graph]
@@ -139,28 +166,34 @@ def missing_cuda() -> str | None:
     return NO_CUDA
 
 
-def attention_bytes(manifest: Manifest, sizes: Sizes) -> int:
-    """Return the bytes of the largest attention score matrix of a guided step, which ONNX Runtime's CPU writes out."""
-    _, height, width = manifest.latent_shape_of(sizes)
-    heads = manifest.model.configs.get("unet", {}).get("num_attention_heads", 5)  # diffusers' default for level 1
+def attention_bytes(geometry: Geometry, unet: Mapping[str, Any], sizes: Sizes) -> int:
+    """Return the bytes of the largest attention scores of a guided step, which ONNX Runtime's CPU writes out.
+
+    Args:
+        geometry: of the bundle.
+        unet: the UNet's configuration.
+        sizes: of the video.
+    """
+    _, height, width = geometry.latent_shape(sizes)
+    heads = unet.get("num_attention_heads", 5)  # diffusers' default for level 1
     first = heads[0] if isinstance(heads, list) and heads else heads
     count = first if isinstance(first, int) else 1
     return 2 * sizes.frames * count * (height * width) ** 2 * 4
 
 
-def check_cpu(manifest: Manifest, sizes: Sizes) -> None:
-    """Refuse videos of ``sizes`` that ONNX Runtime on the CPU of this machine cannot make.
+def check_cpu(precision: Precision, geometry: Geometry, unet: Mapping[str, Any], sizes: Sizes | None = None) -> None:
+    """Refuse videos of ``sizes``, by default the bundle's smallest, that ONNX Runtime cannot make on this CPU.
 
     Raises:
-        UsageError: the bundle's precision has no CPU kernels.
+        UsageError: ONNX Runtime's CPU has no kernels for the precision.
         VcutError: a step needs more memory than the machine has.
     """
-    if manifest.precision == "bf16":
+    if precision == "bf16":
         raise UsageError(
             "a bf16 bundle needs a GPU, ONNX Runtime has no bf16 kernels for the CPU: "
             "export with --precision fp32 or fp16 to run here"
         )
-    need, have = attention_bytes(manifest, sizes), total_memory()
+    need, have = attention_bytes(geometry, unet, sizes or geometry.smallest), total_memory()
     if need > have:
         raise VcutError(
             f"a step of this bundle needs {need / 2**30:.0f} GiB for attention on the CPU, this machine has "

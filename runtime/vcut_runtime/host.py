@@ -1,4 +1,4 @@
-"""What this machine has, and what a process took of it."""
+"""The machine that this process runs on: its memory, and where files are cached."""
 
 from __future__ import annotations
 
@@ -36,8 +36,3 @@ def cache_folder() -> Path:
 def file_name(text: str) -> str:
     """Return ``text`` in letters, digits and dashes, as part of a file's name."""
     return "".join(c if c.isalnum() else "-" for c in text.lower())
-
-
-def first_line(error: object) -> str:
-    """Return the first line of an error's text, its type's name if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

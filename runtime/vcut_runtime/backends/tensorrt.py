@@ -3,70 +3,56 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import mmap
-import tempfile
-from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vcut_runtime.backends.backend import Offer
+from vcut_runtime.backends.cuda import Captured, Cuda, Event, Memory
+from vcut_runtime.backends.device_memory import DeviceArray, Pool
+from vcut_runtime.backends.engine_validity import why_invalid
+from vcut_runtime.backends.kernel_cache import KernelCache
+from vcut_runtime.backends.tensorrt_library import TITLES, Library, Log, load_library
 from vcut_runtime.bundle import Bundle
-from vcut_runtime.cuda import Captured, Cuda, Event, Memory
+from vcut_runtime.bundle.geometry import Sizes
+from vcut_runtime.bundle.graph import FEATURES, GRAPHS, share_stage, sized
+from vcut_runtime.bundle.manifest import EngineEntry, EngineSet, Profile, TensorSpec
 from vcut_runtime.errors import BundleError, UsageError, VcutError
-from vcut_runtime.graphs import FEATURES, dimensions, sized, take_turns
-from vcut_runtime.machine import cache_folder, file_name, first_line
-from vcut_runtime.manifest import SHALLOW, EngineEntry, EngineSet, Profile, Sizes, TensorSpec
-from vcut_runtime.tensorrt_library import TITLES, Library, Log
+from vcut_runtime.options import BackendOptions
 
-STEPS = (*SHALLOW, *SHALLOW.values())  # run many times with the same shapes: worth a CUDA graph
-_RESERVE = 512 << 20  # kernels, the CUDA context's growth, and what the desktop may take meanwhile
-_ALIGNMENT = 256  # of addresses, for TensorRT
+_RESERVE = 512 << 20  # kernels, growth of the CUDA context, and what the desktop may take meanwhile
 
 
-@dataclass(eq=False)
-class DeviceArray:
-    """An array on the GPU. One that a graph gave is valid until that graph runs again, deep features until any step."""
+def offer(bundle: Bundle, name: str) -> Offer:
+    """Offer the engines of the library ``name`` that are valid on this GPU, those built for exactly this GPU first.
 
-    address: int
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    owner: Any = None  # what keeps the memory alive
-    serial: int = field(default_factory=itertools.count().__next__)  # tells one value from the next at its address
+    Raises:
+        UsageError: there are none, or the library or a GPU is missing.
+    """
+    sets = {target: engines for target, engines in bundle.manifest.engines.items() if engines.library == name}
+    if not sets:
+        raise UsageError(
+            f"the bundle has no {name} engines: run 'vcut build {bundle.root} --engines {name}', "
+            "or use another --backend"
+        )
+    library = load_library(next(iter(sets.values())).library)
+    cuda = Cuda()
+    refusals = {}
+    for target in sorted(sets, key=lambda t: sets[t].compute_capability != cuda.compute_capability):
+        refusal = why_invalid(bundle, target, library, cuda)
+        if refusal is None:
+            reason = f"engines {target} fit {cuda.name} (compute capability {cuda.compute_capability})"
 
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
+            def open_engines(options: BackendOptions, target: str = target) -> TensorRtBackend:
+                return TensorRtBackend(bundle, target, library, cuda, options)
 
-
-class _Block:
-    """Memory that goes back to the pool when nothing refers to it any more."""
-
-    def __init__(self, pool: _Pool, memory: Memory) -> None:
-        self.pool, self.memory = pool, memory
-        self.address = memory.address
-
-    def __del__(self) -> None:
-        self.pool.unused[self.memory.size].append(self.memory)
-
-
-class _Pool:
-    """Memory for uploads, by powers of two: a second video allocates nothing, and one of another size little."""
-
-    def __init__(self, cuda: Cuda) -> None:
-        self.cuda = cuda
-        self.unused: defaultdict[int, list[Memory]] = defaultdict(list)
-
-    def take(self, size: int, what: str) -> _Block:
-        size = max(_ALIGNMENT, 1 << (size - 1).bit_length())
-        unused = self.unused[size]
-        return _Block(self, unused.pop() if unused else self.cuda.allocate(size, what))
+            return Offer(name, reason, open_engines)
+        refusals[target] = refusal
+    raise UsageError("; ".join(f"engines {target}: {refusal}" for target, refusal in refusals.items()))
 
 
 @dataclass
@@ -85,7 +71,7 @@ class _Loaded:
     resident: bool = True  # they are there
     own_graph: bool = False  # the library captures and replays by itself
     captured: Captured | None = None
-    cache: Any = None  # TensorRT-RTX's runtime cache
+    cache: KernelCache | None = None
 
 
 class TensorRtBackend:
@@ -96,8 +82,7 @@ class TensorRtBackend:
         target: which of its engine sets.
         library: the library that built it.
         cuda: the GPU.
-        low_memory: keep the weights of one stage at a time on the GPU; None: only if not all fit.
-        cuda_graphs: capture each step once and launch it whole from then on.
+        options: how to run.
 
     Raises:
         BundleError: engines are missing.
@@ -105,34 +90,29 @@ class TensorRtBackend:
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        target: str,
-        library: Library,
-        cuda: Cuda,
-        *,
-        low_memory: bool | None = None,
-        cuda_graphs: bool = True,
+        self, bundle: Bundle, target: str, library: Library, cuda: Cuda, options: BackendOptions | None = None
     ) -> None:
+        options = options or BackendOptions()
         self.name = library.name
         self.target = target
         self.notes: list[str] = []
         self._bundle, self._library, self._cuda = bundle, library, cuda
         self._set: EngineSet = bundle.manifest.engines[target]
-        missing = [name for name in bundle.manifest.graph_names if name not in self._set.engines]
+        missing = [name for name in bundle.manifest.graphs if name not in self._set.engines]
         if missing:
             raise BundleError(f"the engines {target} lack {missing[0]}: run 'vcut build {bundle.root}'")
         self._free_before, _ = cuda.memory()
         self._least_free = self._free_before
-        self.low_memory = self._decide_low_memory(low_memory)
-        self._cuda_graphs = cuda_graphs and not self.low_memory
-        if self.low_memory and cuda_graphs:
+        self.low_memory = self._decide_low_memory(options.low_memory)
+        self._cuda_graphs = options.cuda_graphs and not self.low_memory
+        if self.low_memory and options.cuda_graphs:
             self.notes.append("CUDA graphs are off: in low memory mode the weights move between steps")
         self._errors: list[str] = []
-        # The library's objects keep the logger, and nobody's collector sees through them: it must not know this object.
+        # The library's objects keep the logger. Python's collector does not see through them, so the logger must not
+        # refer to this backend.
         self._logger = library.logger(_collector(self._errors))
         self._runtime = library.module.Runtime(self._logger)
-        self._pool = _Pool(cuda)
+        self._pool = Pool(cuda)
         self._activation: Memory | None = None
         self._features: Memory | None = None
         self._loaded: dict[str, _Loaded] = {}
@@ -143,7 +123,7 @@ class TensorRtBackend:
     def max_decode_chunk(self) -> int | None:
         """Return how many frames the decode engine takes at most."""
         profile = self._set.engines["decode"].profile.get("latents")
-        return self._bundle.manifest.decode_frames if profile is None else profile.max[0]
+        return self._bundle.manifest.geometry.decode_frames if profile is None else profile.max[0]
 
     def load(self, graph: str) -> None:
         """Bring ``graph`` to the GPU; in low memory mode other stages' weights leave it first.
@@ -154,17 +134,17 @@ class TensorRtBackend:
         """
         if self.low_memory:
             for name in list(self._loaded):
-                if name != graph and not take_turns(name, graph):
+                if name != graph and not share_stage(name, graph):
                     self._unload(name)
-        found = self._loaded.get(graph)
-        if found is not None and found.resident:  # every step comes by here, and asking for memory takes its time
+        loaded = self._loaded.get(graph)
+        if loaded is not None and loaded.resident:  # every step comes here, and asking for free memory takes time
             return
-        if found is None:
+        if loaded is None:
             self._loaded[graph] = self._open(graph)
         else:
-            if not found.engine.load_weights(found.serialized):
+            if not loaded.engine.load_weights(loaded.serialized):
                 raise self._failed(f"cannot load the weights of {graph} again")
-            found.resident = True
+            loaded.resident = True
         self._sample_memory()
 
     def upload(self, value: np.ndarray) -> DeviceArray:
@@ -196,7 +176,8 @@ class TensorRtBackend:
         if loaded.runs == 1:
             self._cuda.synchronize()  # what the first run compiled and allocated counts
             self._sample_memory()
-            self._keep_cache(graph, loaded)
+            if loaded.cache is not None and (note := loaded.cache.keep()):
+                self.notes.append(note)
         return {
             name: DeviceArray(memory.address, loaded.shapes[name], _dtype(spec), memory)
             for name, (spec, memory) in loaded.outputs.items()
@@ -219,7 +200,7 @@ class TensorRtBackend:
         self._sample_memory()
         return self._free_before - self._least_free
 
-    def _decide_low_memory(self, wanted: bool | None) -> bool:
+    def _decide_low_memory(self, asked: bool | None) -> bool:
         """Compare what the manifest says the engines need with what is free."""
         engines = self._set.engines.values()
         activation = max(e.activation_bytes for e in engines)
@@ -227,19 +208,19 @@ class TensorRtBackend:
         buffers = sum(self._bytes(spec, entry) for spec, entry in tensors if spec.name != FEATURES)
         common = activation + buffers + self._feature_bytes() + _RESERVE
         together = common + sum(e.weight_bytes for e in engines)
-        shallow = [self._set.engines[name].weight_bytes for name in SHALLOW.values() if name in self._set.engines]
+        shallow = [engine.weight_bytes for name, engine in self._set.engines.items() if GRAPHS[name].full]
         alone = common + max(e.weight_bytes for e in engines) + max(shallow, default=0)
         if alone > self._free_before:
             raise VcutError(
                 f"these engines need {alone / 1e9:.1f} GB of GPU memory, {self._free_before / 1e9:.1f} GB are free on "
                 f"{self._cuda.name}: close other programs, or export a smaller --height, --width or --frames"
             )
-        if wanted is None and together > self._free_before:
+        if asked is None and together > self._free_before:
             self.notes.append(
                 f"low memory mode: all engines need {together / 1e9:.1f} GB, "
                 f"{self._free_before / 1e9:.1f} GB are free, so weights are loaded stage by stage"
             )
-        return together > self._free_before if wanted is None else wanted
+        return together > self._free_before if asked is None else asked
 
     def _open(self, graph: str) -> _Loaded:
         """Check, deserialize and wire an engine."""
@@ -262,10 +243,10 @@ class TensorRtBackend:
         if hasattr(engine, "create_runtime_config"):
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
-            if self._cuda_graphs and graph in STEPS and hasattr(config, "cuda_graph_strategy"):
+            if self._cuda_graphs and GRAPHS[graph].is_step and hasattr(config, "cuda_graph_strategy"):
                 config.cuda_graph_strategy = self._library.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
                 own_graph = True
-            cache = self._runtime_cache(config, entry)
+            cache = KernelCache.of(config, entry, self._library, self._cuda)
             context = engine.create_execution_context(config)
         else:
             context = engine.create_execution_context(strategy)
@@ -297,15 +278,15 @@ class TensorRtBackend:
 
     def _check_tensors(self, graph: str, engine: Any, entry: EngineEntry) -> None:
         """The engine itself must take and give what the manifest says: buffers are sized by the manifest."""
-        said = {spec.name: spec for spec in (*entry.inputs, *entry.outputs)}
-        found = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        listed = {spec.name: spec for spec in (*entry.inputs, *entry.outputs)}
+        actual = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         kinds = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
-        for name in sorted({*said, *found}):
-            spec = said.get(name)
-            shape = tuple(engine.get_tensor_shape(name)) if name in found else ()
+        for name in sorted({*listed, *actual}):
+            spec = listed.get(name)
+            shape = tuple(engine.get_tensor_shape(name)) if name in actual else ()
             if (
                 spec is None
-                or name not in found
+                or name not in actual
                 or kinds.get(engine.get_tensor_dtype(name).name) != spec.dtype
                 or shape != tuple(-1 if isinstance(d, str) else d for d in spec.shape)
             ):
@@ -321,7 +302,7 @@ class TensorRtBackend:
             value = inputs[name]
             fits = len(value.shape) == len(spec.shape) and value.dtype == _dtype(spec)
             if not fits or any(isinstance(d, int) and d != v for d, v in zip(spec.shape, value.shape, strict=False)):
-                raise VcutError(f"{graph} wants {name} as {list(spec.shape)}, not {list(value.shape)}")
+                raise VcutError(f"{graph} needs {name} as {list(spec.shape)}, not {list(value.shape)}")
             profile = self._set.engines[graph].profile.get(name)
             if profile is not None and loaded.shapes.get(name) != value.shape:
                 if not _within(profile, value.shape):
@@ -348,7 +329,7 @@ class TensorRtBackend:
         if loaded.captured:
             self._cuda.launch(loaded.captured)
             return
-        capture = self._cuda_graphs and graph in STEPS and not loaded.own_graph and loaded.runs == 1
+        capture = self._cuda_graphs and GRAPHS[graph].is_step and not loaded.own_graph and loaded.runs == 1
         if capture and getattr(loaded.context, "is_stream_capturable", lambda _: True)(self._cuda.stream):
             try:
                 with self._cuda.capture() as captured:
@@ -369,13 +350,13 @@ class TensorRtBackend:
             raise self._failed(f"failed in {graph}")
 
     def _reserve_activation(self, need: int) -> Memory:
-        """One memory serves all engines, as they run one after the other; it grows to what the largest wants."""
-        wanted = max(need, *(e.activation_bytes for e in self._set.engines.values()))
-        if self._activation is None or wanted > self._activation.size:
+        """One memory serves all engines, as they run one after the other; it grows to what the largest engine needs."""
+        size = max(need, *(e.activation_bytes for e in self._set.engines.values()))
+        if self._activation is None or size > self._activation.size:
             self._activation = None  # given back first
-            self._activation = self._cuda.allocate(wanted, "activations")
+            self._activation = self._cuda.allocate(size, "activations")
             for loaded in self._loaded.values():
-                loaded.context.set_device_memory(self._activation.address, wanted)
+                loaded.context.set_device_memory(self._activation.address, size)
                 loaded.captured, loaded.runs = None, 0  # it points at the old memory
         return self._activation
 
@@ -390,38 +371,12 @@ class TensorRtBackend:
         else:
             del self._loaded[graph]
 
-    def _runtime_cache(self, config: Any, entry: EngineEntry) -> Any:
-        """Give the context the kernels compiled by an earlier run on this GPU (TensorRT-RTX compiles when it loads)."""
-        if not hasattr(config, "create_runtime_cache"):
-            return None
-        cache = config.create_runtime_cache()
-        with suppress(OSError):
-            cache.deserialize(_cache_file(self._library, self._cuda, entry).read_bytes())  # the library checks it
-        config.set_runtime_cache(cache)
-        return cache
-
-    def _keep_cache(self, graph: str, loaded: _Loaded) -> None:
-        """Write what was compiled, for the next program; a cache that cannot be written is no failure."""
-        if loaded.cache is None:
-            return
-        path = _cache_file(self._library, self._cuda, self._set.engines[graph])
-        try:
-            data = bytes(loaded.cache.serialize())
-            if path.is_file() and path.stat().st_size == len(data):
-                return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(data)
-            Path(file.name).replace(path)
-        except OSError as error:
-            self.notes.append(f"compiled kernels could not be kept in {path.parent}: {first_line(error)}")
-
     def _bytes(self, spec: TensorSpec, entry: EngineEntry) -> int:
         """Return the size of a tensor at its largest."""
         manifest = self._bundle.manifest
         chunk = entry.profile["latents"].max[0] if "n" in spec.shape else manifest.decode_chunk
-        most = dimensions(manifest, manifest.largest, chunk)
-        return math.prod(sized(spec.shape, most)) * _dtype(spec).itemsize
+        largest = manifest.geometry.values(manifest.geometry.largest, chunk)
+        return math.prod(sized(spec.shape, largest)) * _dtype(spec).itemsize
 
     def _feature_bytes(self) -> int:
         """Return the size of the deep features at their largest: those of a guided step."""
@@ -470,11 +425,6 @@ def _verified(bundle: Bundle, entry: EngineEntry) -> memoryview:
             f"{bundle.root}: {entry.file} does not match its sha256 in the manifest: run 'vcut build --force' on it"
         )
     return mapped
-
-
-def _cache_file(library: Library, cuda: Cuda, entry: EngineEntry) -> Path:
-    gpu = file_name(cuda.name)
-    return cache_folder() / "kernels" / f"{entry.sha256[:24]}-{library.name}-{library.version}-{gpu}.bin"
 
 
 def _dtype(spec: TensorSpec) -> np.dtype:

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vcut_runtime.errors import UsageError
-from vcut_runtime.machine import first_line
-from vcut_runtime.manifest import EngineLibrary
+from vcut_runtime.bundle.manifest import EngineLibrary
+from vcut_runtime.errors import UsageError, first_line
 
 Log = Callable[[str, str], None]
 MODULES: dict[EngineLibrary, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

@@ -1,0 +1,102 @@
+"""Sizes: what a bundle's videos measure, and the values that the graphs' symbols take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import msgspec
+
+Dimension = Literal["frames", "height", "width"]
+DIMENSIONS: tuple[Dimension, ...] = ("frames", "height", "width")
+
+
+class SizeRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sizes that a bundle's videos can have: ``min`` .. ``max`` in steps of ``multiple``, frames or pixels."""
+
+    min: int
+    max: int
+    multiple: int
+
+    def __contains__(self, size: int) -> bool:
+        return self.min <= size <= self.max and size % self.multiple == 0
+
+    def __str__(self) -> str:
+        steps = "" if self.multiple == 1 else f" in steps of {self.multiple}"
+        return f"{self.min}..{self.max}{steps}"
+
+
+class Sizes(NamedTuple):
+    """Frames, and pixels of each frame."""
+
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """All that decides the shapes of a bundle's tensors, except the width of the packed bias.
+
+    Attributes:
+        sizes: of a video, if a run does not choose others.
+        dynamic: the sizes that a run may choose.
+        latent_channels: C.
+        vae_scale_factor: pixels per latent pixel.
+        encoder_size: S, pixels of each side of what the image encoder sees.
+        decode_chunk: frames decoded at a time.
+        deep_features: D; 0 without shallow steps.
+    """
+
+    sizes: Sizes
+    dynamic: Mapping[Dimension, SizeRange]
+    latent_channels: int
+    vae_scale_factor: int
+    encoder_size: int
+    decode_chunk: int
+    deep_features: int
+
+    @property
+    def smallest(self) -> Sizes:
+        """The smallest frames, height and width of a video."""
+        return self.sizes._replace(**{name: sizes.min for name, sizes in self.dynamic.items()})
+
+    @property
+    def largest(self) -> Sizes:
+        """The largest frames, height and width of a video."""
+        return self.sizes._replace(**{name: sizes.max for name, sizes in self.dynamic.items()})
+
+    @property
+    def decode_frames(self) -> int | None:
+        """Frames that ``decode`` takes; None for any number, which is so if the longest video is decoded whole."""
+        return self.decode_chunk if self.decode_chunk < self.largest.frames else None
+
+    @property
+    def has_free_size(self) -> bool:
+        """Whether a run may choose height or width."""
+        return "height" in self.dynamic or "width" in self.dynamic
+
+    def latent_shape(self, sizes: Sizes | None = None) -> tuple[int, int, int]:
+        """Return channels, height and width of one frame's latents in a video of ``sizes``, by default the bundle's."""
+        _, height, width = sizes or self.sizes
+        return (self.latent_channels, height // self.vae_scale_factor, width // self.vae_scale_factor)
+
+    def bound(self) -> dict[str, int]:
+        """Return the symbols that have one value in all of the bundle's videos; N is not among them."""
+        free = {"frames": {"F"}, "height": {"H", "h"}, "width": {"W", "w"}}
+        names = {symbol for name in self.dynamic for symbol in free[name]}
+        if self.decode_frames is None:
+            names.add("n")
+        values = self.values(self.sizes, self.decode_chunk)
+        return {symbol: value for symbol, value in values.items() if symbol not in names}
+
+    def values(self, sizes: Sizes, chunk: int) -> dict[str, int]:
+        """Return each symbol's value, except N's, in a video of ``sizes`` decoded ``chunk`` frames at a time."""
+        channels, h, w = self.latent_shape(sizes)
+        video = {"F": sizes.frames, "H": sizes.height, "W": sizes.width, "h": h, "w": w, "n": chunk}
+        return {**video, "C": channels, "D": self.deep_features, "S": self.encoder_size}
+
+    def describe(self) -> dict[Dimension, str]:
+        """Return each size in words: a number, or the range that a run may choose from."""
+        return {name: str(self.dynamic.get(name, size)) for name, size in zip(DIMENSIONS, self.sizes, strict=True)}

@@ -1,0 +1,123 @@
+"""Opening a bundle: every check that must pass before anything of it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from vcut_runtime.bundle.checks import check_manifest
+from vcut_runtime.bundle.manifest import MANIFEST, EngineEntry, Entry, GraphEntry, Manifest, decode
+from vcut_runtime.bundle.onnx_scan import external_locations
+from vcut_runtime.errors import BundleError
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest, paths, sizes and (unless told otherwise) hashes have been checked."""
+
+    root: Path
+    manifest: Manifest
+
+    def path(self, entry: Entry) -> Path:
+        """Return where a file of the manifest lies."""
+        return self.root / entry.file
+
+
+def open_bundle(root: str | Path, *, hashes: bool = True, engines: bool = True) -> Bundle:
+    """Open the bundle at ``root``; ``hashes=False`` trusts the file sizes and reads no large file.
+
+    ``engines=False`` does not look at the engines' files, whatever state they are in.
+
+    Raises:
+        BundleError: what is wrong and what to do, on one line.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise BundleError(f"no bundle at {root}: make one with 'vcut export --output {root}'")
+    manifest_path = root / MANIFEST
+    if not manifest_path.is_file():
+        raise BundleError(f"{root} has no {MANIFEST}, so it is not a vcut bundle: check the path")
+    try:
+        manifest = decode(manifest_path.read_bytes())
+        check_manifest(manifest)
+    except (ValueError, OSError) as error:
+        raise BundleError(f"{root}: {error}") from None
+    bundle = Bundle(root, manifest)
+    try:
+        files = manifest.files() if engines else manifest.onnx_files()
+        for entry in files:
+            _check_file(bundle, entry)
+        if hashes:
+            check_hashes(bundle, files)
+        for graph in manifest.graphs.values():
+            _check_external_data(bundle, graph)
+    except (OSError, ValueError, RuntimeError) as error:  # unreadable, NUL in a name, a link that leads to itself
+        reason = " ".join(str(error).split())
+        raise BundleError(f"{root} cannot be read ({reason}): check its permissions, or copy it again") from None
+    return bundle
+
+
+def check_hashes(bundle: Bundle, entries: Iterable[Entry]) -> None:
+    """Compare each file with its sha256.
+
+    Raises:
+        BundleError: a file is not the one that was exported.
+    """
+    with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
+        todo = list(entries)
+        for entry, digest in zip(todo, pool.map(lambda e: sha256(bundle.path(e)), todo), strict=True):
+            if digest != entry.sha256:
+                raise BundleError(
+                    f"{bundle.root}: {entry.file} does not match its sha256 in the manifest: {_again(entry)}"
+                )
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return digest.hexdigest()
+
+
+def _check_file(bundle: Bundle, entry: Entry) -> None:
+    path = bundle.path(entry)
+    if not path.resolve().is_relative_to(bundle.root.resolve()):
+        raise BundleError(f"{bundle.root}: {entry.file} is a link that leaves the bundle: do not use this bundle")
+    if not path.is_file():
+        raise BundleError(f"{bundle.root}: {entry.file} is missing: {_again(entry)}")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise BundleError(
+            f"{bundle.root}: {entry.file} has {size} bytes instead of {entry.bytes}, so it is damaged: "
+            f"copy it again, or {_again(entry)}"
+        )
+
+
+def _again(entry: Entry) -> str:
+    """Return how to make a file again."""
+    if isinstance(entry, EngineEntry):
+        return "build it again with 'vcut build --force'"
+    return "export the bundle again with --force"
+
+
+def _check_external_data(bundle: Bundle, graph: GraphEntry) -> None:
+    """A graph may take external data from the one weights file that the manifest gives it, and from nowhere else."""
+    path = bundle.path(graph)
+    try:
+        locations = external_locations(path.read_bytes())
+    except ValueError:
+        raise BundleError(
+            f"{bundle.root}: {graph.file} is not an ONNX graph: export the bundle again with --force"
+        ) from None
+    weights = bundle.manifest.weights[graph.weights]
+    for location in sorted(locations):
+        if PurePosixPath(graph.file).parent / location != PurePosixPath(weights.file):
+            raise BundleError(
+                f"{bundle.root}: {graph.file} reads weights from {location!r}, which the manifest does not list: "
+                "do not use this bundle"
+            )

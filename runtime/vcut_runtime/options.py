@@ -1,0 +1,97 @@
+"""The options of a run, and of the backend that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vcut_runtime.command_options import check_choices, check_numbers, option
+from vcut_runtime.errors import UsageError
+from vcut_runtime.images import Fit
+from vcut_runtime.schedule import CutStep, QualityBias, Schedule, parse_cut_step
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a video is made with. Options have diffusers' names and meaning.
+
+    Raises:
+        UsageError: a value is impossible in every bundle.
+    """
+
+    schedule: str | Schedule | None = option(
+        None,
+        "Named schedule of the bundle to play, such as vcut or exact. [default: made from the options below]",
+        parse=str,
+    )
+    height: int | None = option(None, "Pixels; other sizes need an export with --dynamic. [default: the bundle's]")
+    width: int | None = option(None, "Pixels. [default: the bundle's]")
+    num_frames: int | None = option(None, "Frames of the video. [default: the bundle's]", "--num-frames", "--frames")
+    num_inference_steps: int | None = option(
+        None, "Denoising steps. [default: the bundle's]", "--num-inference-steps", "--steps"
+    )
+    cut_step: CutStep | None = option(
+        None,
+        "First step of the quality improvement stage, 1-based; none guides every step. "
+        "[default: the bundle's, at the same noise level for another number of steps]",
+        parse=parse_cut_step,
+    )
+    cache_interval: int = option(
+        1,
+        "Run the deep layers in every so many steps only and reuse their output between (DeepCache): faster, and "
+        "another video. More than 1 needs a bundle exported with --deep-cache.",
+    )
+    quality_bias: QualityBias = option(
+        "mean", "Bias of the quality improvement stage: mean (the paper's Eq. 4) or cond."
+    )
+    min_guidance_scale: float | None = option(None, "Guidance of the first frame. [default: the bundle's]")
+    max_guidance_scale: float | None = option(
+        None, "Guidance of the last frame; 1 or less guides nothing, as in diffusers. [default: the bundle's]"
+    )
+    fps: int = option(7, "Frames per second, of the video and as a condition of the model.")
+    motion_bucket_id: float = option(127, "How much motion, about 1 to 255.")
+    noise_aug_strength: float = option(0.02, "Noise added to the photograph.")
+    seed: int | None = option(None, "Seed; image i gets seed + i. [default: random]")
+    decode_chunk: int | None = option(None, "Frames decoded at a time. [default: the bundle's]")
+    decode_overlap: int | None = option(
+        None, "Frames decoded on each side of a chunk for context and not kept. [default: the bundle's]"
+    )
+    fit: Fit = option("stretch", "How to fit an image of another shape: stretch (as diffusers does) or crop.")
+    start_step: int = option(
+        1, "Run only the steps from this one on, from the latents that the step before gave.", command=False
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_numbers(
+            self,
+            num_inference_steps=1,
+            cache_interval=1,
+            fps=1,
+            noise_aug_strength=0,
+            seed=0,
+            decode_chunk=1,
+            decode_overlap=0,
+            start_step=1,
+        )
+        if self.fps > 1000:
+            raise UsageError(f"fps is {self.fps}: give at most 1000")
+        if not (self.cut_step is None or self.cut_step == "none" or isinstance(self.cut_step, int)):
+            raise UsageError(f"cut_step is {self.cut_step!r}: give a step, or 'none' to guide every step")
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend runs. Backends ignore options that they do not use."""
+
+    threads: int | None = option(None, "CPU threads of ONNX Runtime. [default: its own choice]")
+    low_memory: bool | None = option(
+        None,
+        "Keep the weights of one stage at a time on the GPU. [default: if not all fit]",
+        "--low-memory/--no-low-memory",
+    )
+    cuda_graphs: bool = option(
+        True, "Launch each TensorRT step as one captured CUDA graph.", "--cuda-graphs/--no-cuda-graphs"
+    )
+
+    def __post_init__(self) -> None:
+        check_numbers(self, threads=1)
