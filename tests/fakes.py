@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from vcut_runtime.graphs import dimensions, sized
-from vcut_runtime.manifest import SCHEMA_VERSION, decode
+from vcut_runtime.bundle.graph import sized
+from vcut_runtime.bundle.manifest import decode
 
 
 class Result(enum.IntEnum):
@@ -417,14 +417,12 @@ def add_fake_engines(
 ) -> str:
     """Put engines for :func:`fake_tensorrt` into a bundle's manifest and return their target.
 
-    Of the graphs, ``decode`` wants twice the activation memory.
+    ``decode`` needs twice the activation memory of the other graphs.
     """
     path = bundle / "manifest.json"
-    manifest, facts = json.loads(path.read_text()), decode(path.read_bytes())
-    least, most = (
-        dimensions(facts, sizes, chunk)
-        for sizes, chunk in ((facts.smallest, 1), (facts.largest, decode_frames or facts.decode_chunk))
-    )
+    manifest, geometry = json.loads(path.read_text()), decode(path.read_bytes()).geometry
+    least = geometry.values(geometry.smallest, 1)
+    most = geometry.values(geometry.largest, decode_frames or geometry.decode_chunk)
     target = f"{library}-{'portable' if capability is None else 'sm' + capability.replace('.', '')}"
     engines = {}
     for name, graph in manifest["graphs"].items():
@@ -440,7 +438,7 @@ def add_fake_engines(
             "inputs": graph["inputs"],
             "outputs": graph["outputs"],
             "profile": profile,
-            "factor": facts.vae_scale_factor,
+            "factor": geometry.vae_scale_factor,
             "activation_bytes": activation,
             "weight_bytes": weight_bytes,
             **content,
@@ -464,13 +462,12 @@ def add_fake_engines(
             "layers": 1,
             "build_seconds": 0.0,
         }
-    manifest.setdefault("engines", {})[target] = {
+    manifest["engines"][target] = {
         "library": library,
         "version": version,
         "compute_capability": capability,
         "gpu": None,
         "engines": engines,
     }
-    manifest["schema_version"] = SCHEMA_VERSION
     path.write_text(json.dumps(manifest))
     return target
