@@ -170,14 +170,17 @@ def parse_cut_steps(text: str) -> list[CutStep]:
     """
     cut_steps: list[CutStep] = []
     for word in (part.strip().lower() for part in text.split(",")):
+        if word == "none":
+            cut_steps.append("none")
+            continue
         first, dots, last = word.partition("..")
         try:
-            steps = range(int(first), int(last if dots else first) + 1) if word != "none" else ()
+            steps = range(int(first), int(last if dots else first) + 1)
         except ValueError:
             raise UsageError(f"cut step {word!r} is not a number: give a step, or none to guide every step") from None
-        if word != "none" and not 0 < len(steps) <= 1000:
+        if not 0 < steps.stop - steps.start <= 1000:
             raise UsageError(f"{word!r} is not a range of cut steps: write it as 12..24")
-        cut_steps.extend(steps if steps else ("none",))
+        cut_steps.extend(steps)
     return list(dict.fromkeys(cut_steps))
 
 
