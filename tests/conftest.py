@@ -35,13 +35,15 @@ SMALL = {
     },
 }
 
+FP32: dict[str, Any] = {"precision": "fp32", "operators": "cpu"}  # what svd-tiny has by default
+
 # Of the shallow model: the sizes of ``small_bundle`` are in the ranges, and are not the default.
 DYNAMIC: dict[str, Any] = {
     "frames": 4,
     "height": 40,
     "width": 28,
     "dynamic": {"frames": (2, 5), "height": (24, 48), "width": (24, 48)},
-    "precision": "fp32",
+    **FP32,
     "steps": 4,
     "cut_step": 3,
     "deep_cache": True,
@@ -67,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         from vcut_runtime import VcutError
-        from vcut_runtime.cuda import Cuda
+        from vcut_runtime.backends.cuda import Cuda
 
         try:
             Cuda()
@@ -132,9 +134,7 @@ def tiny_bundle(tiny_checkpoint: Path, once: Once) -> Callable[[str], Path]:
     def make(tca: str) -> Path:
         fold = tca == "fold"
         options: dict[str, Any] = {"tca": "fold", "deep_cache": True} if fold else {"tca": "remove"}
-        return once(
-            f"bundles/tiny-{tca}", lambda bundle: export(str(tiny_checkpoint), bundle, precision="fp32", **options)
-        )
+        return once(f"bundles/tiny-{tca}", lambda bundle: export(str(tiny_checkpoint), bundle, **FP32, **options))
 
     return make
 
@@ -144,7 +144,7 @@ def small_bundle(small_checkpoint: Path, once: Once) -> Path:
     """The shallow model compiled in fp32. Tests that change a bundle copy it first."""
     from vcut_export import export
 
-    options: dict[str, Any] = {"precision": "fp32", "steps": 4, "cut_step": 3}
+    options: dict[str, Any] = {**FP32, "steps": 4, "cut_step": 3}
     return once("bundles/small", lambda bundle: export(str(small_checkpoint), bundle, **options))
 
 
@@ -153,7 +153,7 @@ def deep_bundle(small_checkpoint: Path, once: Once) -> Path:
     """The shallow model compiled in fp32 with shallow steps. Tests that change a bundle copy it first."""
     from vcut_export import export
 
-    options: dict[str, Any] = {"precision": "fp32", "steps": 7, "cut_step": 5, "deep_cache": True}
+    options: dict[str, Any] = {**FP32, "steps": 7, "cut_step": 5, "deep_cache": True}
     return once("bundles/deep", lambda bundle: export(str(small_checkpoint), bundle, **options))
 
 
@@ -171,7 +171,7 @@ def slim_dynamic_bundle(slim_checkpoint: Path, once: Once) -> Path:
     from vcut_export import export
 
     ranges = {"frames": (2, 14), "height": (64, 128), "width": (64, 192)}
-    options: dict[str, Any] = {"width": 128, "precision": "fp32", "tca": "fold", "dynamic": ranges, "deep_cache": True}
+    options: dict[str, Any] = {**FP32, "width": 128, "tca": "fold", "dynamic": ranges, "deep_cache": True}
     return once("bundles/slim-dynamic", lambda bundle: export(str(slim_checkpoint), bundle, **options))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.manifest import Scheduler
+from vcut_runtime.schedule import Scheduler
 
 # Component of the pipeline -> its configuration file in a diffusers folder.
 CONFIG_FILES = {
@@ -39,7 +39,7 @@ class Checkpoint:
         revision: hub commit, or the fingerprint of a local folder.
         folder: diffusers folder with the files seen so far, or None for random weights.
         seed: seed of random weights, or None for real ones.
-        defaults: height, width and precision that the model is normally run with.
+        defaults: height, width, precision and operators that the model is normally compiled with.
     """
 
     id: str
@@ -87,10 +87,10 @@ def resolve(model: str, *, revision: str | None = None, random_weights: bool = F
     known = presets()
     folder = Path(model).expanduser()
     if revision is not None and (folder.is_dir() or (model in known and "hub" not in known[model])):
-        raise UsageError(f"--revision is for hub models, {model} is none: leave it out")
+        raise UsageError(f"--revision is for hub models, {model} is not one: leave it out")
     if model in known:
         preset = known[model]
-        defaults = {key: preset[key] for key in ("height", "width", "precision")}
+        defaults = {key: preset[key] for key in ("height", "width", "precision", "operators")}
         if "folder" in preset and not random_weights:
             folder = Path(str(resources.files("vcut_export").joinpath(preset["folder"])))
             configs = _read_configs(folder)
@@ -101,11 +101,9 @@ def resolve(model: str, *, revision: str | None = None, random_weights: bool = F
         return _from_hub(model, preset["hub"], revision, None, defaults)
     if folder.is_dir():
         configs = _read_configs(folder)
-        found = None if random_weights else _fingerprint(folder)
-        checkpoint = Checkpoint(
-            folder.resolve().name, configs, None, found, folder, seed if random_weights else None, _defaults(configs)
-        )
-        return _checked(checkpoint)
+        fingerprint = None if random_weights else _fingerprint(folder)
+        name, own_seed = folder.resolve().name, seed if random_weights else None
+        return _checked(Checkpoint(name, configs, None, fingerprint, folder, own_seed, _defaults(configs)))
     if folder.is_file() or folder.suffix in (".safetensors", ".ckpt", ".pt", ".bin"):
         raise UsageError(f"{model} is a single file: vcut reads diffusers folders, convert it with diffusers first")
     if _HUB_ID.fullmatch(model) and not model.startswith((".", "/", "~")):
@@ -121,7 +119,7 @@ def scheduler_constants(config: Mapping[str, Any]) -> Scheduler:
     Raises:
         UsageError: it is another schedule than SVD's (Euler, v-prediction, Karras sigmas, continuous timesteps).
     """
-    wanted = {
+    expected = {
         "_class_name": "EulerDiscreteScheduler",
         "prediction_type": "v_prediction",
         "timestep_type": "continuous",
@@ -130,7 +128,7 @@ def scheduler_constants(config: Mapping[str, Any]) -> Scheduler:
         "use_beta_sigmas": False,
         "rescale_betas_zero_snr": False,
     }
-    for key, value in wanted.items():
+    for key, value in expected.items():
         if config.get(key, value if value is False else None) != value:
             raise UsageError(
                 f"the scheduler has {key}={config.get(key)!r}, vcut compiles SVD's schedule ({key}={value!r}): "
@@ -200,9 +198,10 @@ def _defaults(configs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     size = configs["unet"].get("sample_size")
     factor = 2 ** (len(configs["vae"]["block_out_channels"]) - 1)
     if size is None or size == 96:
-        return {"height": 576, "width": 1024, "precision": "fp16"}
-    height, width = size if isinstance(size, list) else (size, size)
-    return {"height": height * factor, "width": width * factor, "precision": "fp16"}
+        height, width = 576, 1024
+    else:
+        height, width = (side * factor for side in (size if isinstance(size, list) else (size, size)))
+    return {"height": height, "width": width, "precision": "fp16", "operators": "gpu"}
 
 
 def _contents(folder: Path) -> str:
@@ -231,7 +230,7 @@ def _read_configs(folder: Path) -> dict[str, dict[str, Any]]:
     for component, keys in needed.items():
         for key in keys:
             if not isinstance(configs[component].get(key), list):
-                raise UsageError(f"{folder / CONFIG_FILES[component]} has no list {key!r}: restore the file")
+                raise UsageError(f"{folder / CONFIG_FILES[component]} lacks the list {key!r}: restore the file")
     return configs
 
 
@@ -240,10 +239,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UsageError(
-            f"{path} is missing: --model wants a diffusers folder with {', '.join(CONFIG_FILES)}"
+            f"{path} is missing: --model needs a diffusers folder with {', '.join(CONFIG_FILES)}"
         ) from None
     except (ValueError, OSError) as error:
         raise UsageError(f"cannot read {path} ({error}): restore the file") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no JSON object: restore the file")
+        raise UsageError(f"{path} does not hold a JSON object: restore the file")
     return content

@@ -12,12 +12,12 @@ import torch
 
 from vcut_export import weights
 from vcut_export.plan import Plan
+from vcut_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from vcut_runtime.bundle import Bundle
+from vcut_runtime.bundle.geometry import Sizes
+from vcut_runtime.bundle.graph import FEATURES, GRAPHS, sized
 from vcut_runtime.errors import VcutError
-from vcut_runtime.graphs import FEATURES
-from vcut_runtime.manifest import SHALLOW, Manifest, Sizes
-from vcut_runtime.onnxruntime_backend import OnnxRuntimeBackend
-from vcut_runtime.pipeline import resizing
+from vcut_runtime.run_plan import resize_matrices
 from vcut_runtime.schedule import added_time_ids, guidance_scale
 
 # Largest error relative to the output's largest magnitude; the reference always runs in float32.
@@ -31,9 +31,9 @@ def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
     """Run every graph with ONNX Runtime and its reference with torch on the same random inputs.
 
     The references are the checkpoint's own modules in float32, driven step by step as diffusers'
-    ``StableVideoDiffusionPipeline`` drives them; with ``tca="remove"`` the temporal blocks' ``attn2`` is taken out.
+    ``StableVideoDiffusionPipeline`` drives them. With ``tca="remove"`` the temporal blocks' ``attn2`` is taken out.
 
-    Where sizes are free, the least are compared too.
+    If sizes are free, the smallest sizes are compared too.
 
     Returns:
         By graph, the largest error relative to the output's largest magnitude. For ``decode`` both are taken of the
@@ -42,9 +42,10 @@ def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
     Raises:
         VcutError: a graph is off by more than the precision's tolerance.
     """
+    geometry = plan.geometry
     with clock("verify"):
-        measured = [_errors(bundle, plan, sizes) for sizes in dict.fromkeys((plan.sizes, plan.smallest))]
-        errors = {name: max(found[name] for found in measured) for name in bundle.manifest.graph_names}
+        measured = [_errors(bundle, plan, sizes) for sizes in dict.fromkeys((geometry.sizes, geometry.smallest))]
+        errors = {name: max(by_graph[name] for by_graph in measured) for name in bundle.manifest.graphs}
     tolerance = TOLERANCE[plan.precision]
     for name, error in errors.items():
         if not error <= tolerance:  # also catches NaN
@@ -57,68 +58,66 @@ def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
 
 def _errors(bundle: Bundle, plan: Plan, sizes: Sizes) -> dict[str, float]:
     """Return each graph's error for videos of ``sizes``."""
-    inputs = _inputs(bundle.manifest, sizes)
+    inputs = _inputs(bundle, sizes)
     references = _condition_and_decode(plan, inputs)
     embedding = references.pop("embedding")["embedding"]
-    found = {"condition": _run(bundle, "condition", inputs["condition"])}
-    # The steps take the bias that the compiled condition graph gives for this embedding.
-    bias = found["condition"]["sca_bias"]
+    outputs = {"condition": _run(bundle, "condition", inputs["condition"])}
+    bias = outputs["condition"]["sca_bias"]  # the steps take the bias that the compiled graph gives
     for name, reference in _steps(plan, inputs, embedding).items():
-        takes = {tensor.name for tensor in bundle.manifest.graphs[name].inputs}
-        step = {**inputs["step"], "sca_bias": bias[1:]}
-        if "guidance_scale" in takes:
-            step |= {"sca_bias": bias, "guidance_scale": inputs["guidance_scale"]}
-        if FEATURES in takes:
-            step[FEATURES] = inputs[FEATURES][-len(step["sca_bias"]) :]
-        found[name] = _run(bundle, name, step)
+        rows = GRAPHS[name].rows
+        step = {**inputs["step"], "sca_bias": bias[-rows:], FEATURES: inputs["step"][FEATURES][-rows:]}
+        outputs[name] = _run(bundle, name, step)
         references[name] = reference
-    found["decode"] = _run(bundle, "decode", {"latents": inputs["decode"]})
-    return {name: max(_error(found[name][key], value) for key, value in references[name].items()) for name in found}
+    outputs["decode"] = _run(bundle, "decode", inputs["decode"])
+    return {
+        name: max(_error(result[key], references[name][key]) for key in references[name])
+        for name, result in outputs.items()
+    }
 
 
-def _inputs(manifest: Manifest, sizes: Sizes) -> dict[str, Any]:
-    draw = np.random.default_rng(0)
-    latent = manifest.latent_shape_of(sizes)
-    image = (1, 3, sizes.height, sizes.width)
+def _inputs(bundle: Bundle, sizes: Sizes) -> dict[str, Arrays]:
+    """Return inputs of ``condition``, of all steps (those of the guided one) and of ``decode``."""
+    manifest, draw = bundle.manifest, np.random.default_rng(0)
+    chunk = manifest.geometry.decode_frames or min(2, sizes.frames)
+    values = {**manifest.geometry.values(sizes, chunk), "N": manifest.bias_channels}
 
-    def normal(*shape: int) -> np.ndarray:
-        return draw.standard_normal(shape, dtype=np.float32)
+    def random(graph: str) -> Arrays:
+        return {t.name: draw.standard_normal(sized(t.shape, values), dtype=np.float32) for t in GRAPHS[graph].inputs}
 
     sigma = 2.5
-    features = normal(2, sizes.frames, manifest.deep_features, *latent[1:])
+    condition, step = random("condition"), random("semantic_binding_shallow")
+    features = np.float16 if manifest.precision == "fp16" else np.float32
     return {
         "condition": {
-            "image": draw.random(image, dtype=np.float32),
-            "noise": normal(*image),
+            **condition,
+            "image": draw.random(condition["image"].shape, dtype=np.float32),
             "noise_aug_strength": np.array([0.02], dtype=np.float32),
-            **resizing(manifest, sizes),
+            **resize_matrices(manifest, sizes),
         },
-        "guidance_scale": guidance_scale(1.0, 3.0, sizes.frames),
-        FEATURES: features.astype(np.float16 if manifest.precision == "fp16" else np.float32),
-        "decode": normal(manifest.decode_frames or min(2, sizes.frames), *latent),
         "step": {
-            "latents": normal(1, sizes.frames, *latent) * np.float32(sigma),
-            "image_latents": normal(1, *latent),
+            **step,
+            "latents": step["latents"] * np.float32(sigma),
             "sigma": np.array([sigma], dtype=np.float32),
-            "sigma_next": np.array([1.5], dtype=np.float32),
             "added_time_ids": added_time_ids(7, 127, 0.02),
+            "guidance_scale": guidance_scale(1.0, 3.0, sizes.frames),
+            FEATURES: step[FEATURES].astype(features),
         },
+        "decode": random("decode"),
     }
 
 
 def _run(bundle: Bundle, graph: str, inputs: Arrays) -> Arrays:
-    backend = OnnxRuntimeBackend(
-        bundle, "onnxruntime-cpu"
-    )  # a new one each time, so that one graph is in memory at a time
-    outputs = backend.run(graph, {name: backend.upload(value) for name, value in inputs.items()})
+    backend = OnnxRuntimeBackend(bundle, "onnxruntime-cpu")  # a new one each time: one graph is in memory at a time
+    names = [tensor.name for tensor in bundle.manifest.graphs[graph].inputs]
+    outputs = backend.run(graph, {name: backend.upload(inputs[name]) for name in names})
     return {name: backend.download(value) for name, value in outputs.items()}
 
 
-def _error(found: np.ndarray, reference: np.ndarray) -> float:
+def _error(actual: np.ndarray, reference: np.ndarray) -> float:
     if reference.dtype == np.uint8:
-        levels = np.abs(found.astype(np.int16) - reference.astype(np.int16)).max()
+        levels = np.abs(actual.astype(np.int16) - reference.astype(np.int16)).max()
         return float(max(0, levels - 1)) / 255.0
-    return float(np.abs(found - reference).max() / np.abs(reference).max())
+    return float(np.abs(actual - reference).max() / np.abs(reference).max())
 
 
 @torch.no_grad()
@@ -130,7 +129,7 @@ def _condition_and_decode(plan: Plan, inputs: Mapping[str, Any]) -> dict[str, Ar
     vae = weights.load_vae(plan.checkpoint, plan.precision, torch.float32)
     augmented = 2.0 * image - 1.0 + 0.02 * noise
     image_latents = vae.encode(augmented).latent_dist.mode()
-    latents = torch.from_numpy(inputs["decode"])
+    latents = torch.from_numpy(inputs["decode"]["latents"])
     frames = vae.decode(latents / vae.config.scaling_factor, num_frames=len(latents)).sample
     frames = (frames / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     del vae
@@ -159,7 +158,7 @@ def _bias(plan: Plan, embedding: np.ndarray) -> np.ndarray:
     kinds = ["BasicTransformerBlock", "TemporalBasicTransformerBlock"]
     constants = [
         module.attn2(torch.randn(2, 1, module.attn2.to_q.in_features), encoder_hidden_states=rows)[:, 0]
-        for kind in (kinds if plan.tca == "fold" else kinds[:1])
+        for kind in (kinds if plan.options.tca == "fold" else kinds[:1])
         for module in unet.modules()
         if type(module).__name__ == kind and module.attn2 is not None
     ]
@@ -175,12 +174,12 @@ def _steps(plan: Plan, inputs: Mapping[str, Any], embedding: np.ndarray) -> dict
     For a shallow step diffusers' UNet runs whole, and one layer's output is exchanged for the deep features.
     """
     unet = weights.load_unet(plan.checkpoint, plan.precision, torch.float32)
-    if plan.tca == "remove":
+    if plan.options.tca == "remove":
         for module in unet.modules():
             if type(module).__name__ == "TemporalBasicTransformerBlock":
                 module.attn2 = None
     step = {name: torch.from_numpy(value) for name, value in inputs["step"].items()}
-    latents, sigma, sigma_next = step["latents"], step["sigma"], step["sigma_next"]
+    latents, sigma = step["latents"], step["sigma"]
     image = step["image_latents"][:, None].expand_as(latents)
     scaled = latents / (sigma**2 + 1) ** 0.5
     conditional = torch.cat([scaled, image], dim=2)
@@ -206,23 +205,26 @@ def _steps(plan: Plan, inputs: Mapping[str, Any], embedding: np.ndarray) -> dict
             v = unet(sample, 0.25 * sigma[0].log(), hidden, added_time_ids=ids, return_dict=False)[0]
         return v, seen[0][None]
 
-    def euler(v: torch.Tensor) -> np.ndarray:
-        x0 = v * (-sigma / (sigma**2 + 1) ** 0.5) + latents / (sigma**2 + 1)
-        return (latents + (latents - x0) / sigma * (sigma_next - sigma)).numpy()
+    def update(v: torch.Tensor) -> Arrays:
+        """Return what a step gives for the velocity ``v``."""
+        denoised = v * (-sigma / (sigma**2 + 1) ** 0.5) + latents / (sigma**2 + 1)
+        parts = zip(step["coefficients"], (latents, denoised, step["previous_denoised"]), strict=True)
+        return {"next_latents": sum(k * part for k, part in parts).numpy(), "denoised": denoised.numpy()}  # pyright: ignore
 
-    guidance = torch.from_numpy(inputs["guidance_scale"])[None, :, None, None, None]
+    guidance = step["guidance_scale"][None, :, None, None, None]
 
     def both(taken: torch.Tensor | None) -> tuple[Arrays, Arrays]:
         """Return a guided and a conditional step."""
         v_uncond, of_uncond = velocity(unconditional, torch.zeros_like(e), None if taken is None else taken[:1])
         v_cond, of_cond = velocity(conditional, e, None if taken is None else taken[1:])
-        guided = {"next_latents": euler(v_uncond + guidance * (v_cond - v_uncond))}
-        alone = {"next_latents": euler(v_cond)}
-        if plan.deep_cache and taken is None:
+        guided, alone = update(v_uncond + guidance * (v_cond - v_uncond)), update(v_cond)
+        if plan.options.deep_cache and taken is None:
             guided[FEATURES], alone[FEATURES] = torch.cat([of_uncond, of_cond]).numpy(), of_cond.numpy()
         return guided, alone
 
-    found = dict(zip(SHALLOW, both(None), strict=True))
-    if plan.deep_cache:
-        found |= zip(SHALLOW.values(), both(torch.from_numpy(inputs[FEATURES]).float()), strict=True)
-    return found
+    references: dict[str, Arrays] = {}
+    references["semantic_binding"], references["quality_improvement"] = both(None)
+    if plan.options.deep_cache:
+        shallow = both(torch.from_numpy(inputs["step"][FEATURES]).float())
+        references["semantic_binding_shallow"], references["quality_improvement_shallow"] = shallow
+    return references

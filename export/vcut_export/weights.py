@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcut_export.checkpoint import CONFIG_FILES, WEIGHTED, Checkpoint, hub_errors
-from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.manifest import Precision
+from vcut_runtime.bundle.manifest import Precision
+from vcut_runtime.errors import UsageError, VcutError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,13 @@ _WEIGHT_FILES = {
     "vae": "diffusion_pytorch_model",
     "image_encoder": "model",
 }
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """Return torch's type of a precision."""
+    import torch
+
+    return {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
 def download(checkpoint: Checkpoint, precision: Precision) -> Checkpoint:
@@ -127,8 +134,7 @@ def _load(checkpoint: Checkpoint, component: str, kind: Any, precision: Precisio
             **{dtype_name: dtype},
         )
     except Exception as error:  # diffusers and safetensors raise many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise VcutError(f"cannot load {component} from {checkpoint.folder}: {reason}") from error
+        raise VcutError(f"cannot load {component} from {checkpoint.folder}: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise VcutError(
             f"{component} in {checkpoint.folder} lacks {len(missing)} weights, {missing[0]} among them: "
@@ -148,6 +154,19 @@ def empty(checkpoint: Checkpoint, component: str, kind: Any) -> Any:
 
             return kind(CLIPVisionConfig(**config))
         return kind.from_config(config)  # like from_pretrained, it ignores what it does not know
+
+
+def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
+    """Return an upper bound of a bundle's size, from the architectures alone."""
+    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+    from transformers import CLIPVisionModelWithProjection
+
+    unet = empty(checkpoint, "unet", UNetSpatioTemporalConditionModel)
+    vae = empty(checkpoint, "vae", AutoencoderKLTemporalDecoder)
+    encoder = empty(checkpoint, "image_encoder", CLIPVisionModelWithProjection)
+    body = sum(p.numel() for module in (unet, encoder, vae.decoder) for p in module.parameters())
+    vae_encoder = sum(p.numel() for p in vae.encoder.parameters())
+    return body * torch_dtype(precision).itemsize + vae_encoder * 4
 
 
 def _random(checkpoint: Checkpoint, component: str, kind: Any, dtype: torch.dtype) -> Any:
@@ -189,7 +208,4 @@ def load_pipeline(checkpoint: Checkpoint, precision: Precision, dtype: torch.dty
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path, precision: Precision = "fp32") -> None:
     """Write ``checkpoint`` as a diffusers folder that ``StableVideoDiffusionPipeline.from_pretrained`` loads."""
-    import torch
-
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-    load_pipeline(checkpoint, precision, dtype).save_pretrained(folder, safe_serialization=True)
+    load_pipeline(checkpoint, precision, torch_dtype(precision)).save_pretrained(folder, safe_serialization=True)

@@ -14,51 +14,51 @@ from typing import Any
 import torch
 from torch import nn
 
-from vcut_export.fold import PackedBias
+from vcut_export.graphs.rewrites.fold import StepState
 
 
 class _HandsOn(nn.Module):
     """The layer before the last one, which also writes what it gives to the step being traced."""
 
-    def __init__(self, layer: Any, packed: PackedBias) -> None:
+    def __init__(self, layer: Any, state: StepState) -> None:
         super().__init__()
-        self.layer, self.packed = layer, packed
+        self.layer, self.state = layer, state
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         result = self.layer(*inputs, **options)
-        self.packed.features = result if isinstance(result, torch.Tensor) else result[0]
+        self.state.features = result if isinstance(result, torch.Tensor) else result[0]
         return result
 
 
 class _TakesOver(nn.Module):
     """Stands where the middle block stood, and gives the deep features of an earlier step instead."""
 
-    def __init__(self, packed: PackedBias) -> None:
+    def __init__(self, state: StepState) -> None:
         super().__init__()
-        self.packed = packed
+        self.state = state
 
     def forward(self, *_: Any, **__: Any) -> torch.Tensor:
-        if self.packed.features is None:
+        if self.state.features is None:
             raise RuntimeError("the deep features are not set; run the UNet through a shallow denoising step")
-        return self.packed.features
+        return self.state.features
 
 
-def split_unet(unet: Any, packed: PackedBias) -> Any:
+def split_unet(unet: Any, state: StepState) -> Any:
     """Make a folded ``unet`` hand on its deep features, in place; return the shallow UNet that takes them.
 
     Both are the same modules under the same names, so that their graphs share weights.
     """
     block = unet.up_blocks[-1]
     layers = {kind: getattr(block, kind) for kind in ("resnets", "attentions") if hasattr(block, kind)}
-    last_layer = _with_modules(block, **{kind: _last_of(found) for kind, found in layers.items()})
+    last_layer = _with_modules(block, **{kind: _last_of(modules) for kind, modules in layers.items()})
     shallow = _with_modules(
         unet,
         down_blocks=nn.ModuleList(),
-        mid_block=_TakesOver(packed),
+        mid_block=_TakesOver(state),
         up_blocks=_last_of(unet.up_blocks, last_layer),
     )
     outermost = layers.get("attentions", block.resnets)
-    outermost[-2] = _HandsOn(outermost[-2], packed)
+    outermost[-2] = _HandsOn(outermost[-2], state)
     return shallow
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from vcut_runtime.manifest import FileEntry
+from vcut_runtime.bundle.manifest import FileEntry
 
 INLINE_BYTES = 1024  # smaller constants stay in the graph file, where TensorRT and people look for them
 _PAGE = 4096  # large tensors start on a page, so that runtimes can map them
@@ -63,8 +63,8 @@ def write_graph(
     for name, value in model.graph.initializers.items():
         if name in weights:
             external = weights[name]
-            found = value.const_value
-            if found is not None and (found.shape != external.shape or found.dtype != external.dtype):
+            tensor = value.const_value
+            if tensor is not None and (tensor.shape != external.shape or tensor.dtype != external.dtype):
                 raise RuntimeError(f"two graphs disagree about the weight {name}")
             value.const_value = external
     model.producer_name = "vcut"

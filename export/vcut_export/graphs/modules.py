@@ -1,33 +1,32 @@
 """The graphs of a bundle as torch modules: what is traced is exactly what the bundle computes.
 
-Every input and output is float32 (``frames`` is uint8, ``deep_features`` are halves in fp16); latents and sigma
-arithmetic stay float32 and only the network bodies run in the bundle's precision. Shapes: F frames, H x W pixels, h x w
+Inputs and outputs are those of the graphs' records, in their order (``vcut_runtime.bundle.graph``). Latents and sigma
+arithmetic stay float32; only the network bodies run in the bundle's precision. Shapes: F frames, H x W pixels, h x w
 latent pixels, N the width of ``sca_bias``, C channels of latents, D of deep features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from vcut_export.fold import PackedBias, Projection
-from vcut_export.temporal_decoder import spare_memory
+from vcut_export.graphs.rewrites.fold import Projection, StepState
+from vcut_export.graphs.rewrites.temporal_decoder import spare_memory
 
 
 class _DenoisingStep(nn.Module):
-    """A folded UNet inside one Euler step of the v-prediction EDM schedule (Karras et al. 2022; SVD's scheduler).
+    """A folded UNet inside one step of a v-prediction sampler (Karras et al. 2022; SVD's noise schedule).
 
-    A UNet that hands on its deep features (``deep_features.split_unet``) makes them the step's second output; the
-    shallow one takes them as the step's last input.
+    A UNet that gives its deep features (``deep_features.split_unet``) makes them the step's last output. The shallow
+    UNet takes them as the step's last input.
     """
 
-    def __init__(self, unet: nn.Module, packed: PackedBias) -> None:
+    def __init__(self, unet: nn.Module, state: StepState) -> None:
         super().__init__()
         self.unet: Any = unet
-        self.packed = packed
+        self.state = state
 
     def velocity(
         self,
@@ -36,11 +35,11 @@ class _DenoisingStep(nn.Module):
         sigma: torch.Tensor,  # [1]
         added_time_ids: torch.Tensor,  # [1, 3]
         deep_features: torch.Tensor | None,  # [B, F, D, h, w]
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:  # [B, F, C, h, w], float32, and the features handed on, if any
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:  # [B, F, C, h, w], float32, and the deep features, if any
         dtype = self.unet.conv_in.weight.dtype
         batch, frames = model_input.shape[:2]
-        self.packed.rows = sca_bias.to(dtype)
-        self.packed.features = None if deep_features is None else deep_features.to(dtype).flatten(0, 1)
+        self.state.rows = sca_bias.to(dtype)
+        self.state.features = None if deep_features is None else deep_features.to(dtype).flatten(0, 1)
         try:
             v = self.unet(
                 model_input.to(dtype),
@@ -49,12 +48,12 @@ class _DenoisingStep(nn.Module):
                 added_time_ids=added_time_ids.expand(batch, -1),
                 return_dict=False,
             )[0].float()
-            if deep_features is not None or self.packed.features is None:
+            if deep_features is not None or self.state.features is None:
                 return v, ()
-            given = self.packed.features.unflatten(0, (batch, frames))
-            return v, (given.float() if dtype == torch.bfloat16 else given,)
+            features = self.state.features.unflatten(0, (batch, frames))
+            return v, (features.float() if dtype == torch.bfloat16 else features,)
         finally:
-            self.packed.rows = self.packed.time = self.packed.features = None
+            self.state.rows = self.state.time = self.state.features = None
 
 
 class SemanticBinding(_DenoisingStep):
@@ -66,21 +65,21 @@ class SemanticBinding(_DenoisingStep):
         image_latents: torch.Tensor,  # [1, C, h, w]
         sca_bias: torch.Tensor,  # [2, N], row 0 unconditional
         sigma: torch.Tensor,  # [1]
-        sigma_next: torch.Tensor,  # [1]
         added_time_ids: torch.Tensor,  # [1, 3]: fps - 1, motion bucket, noise augmentation
+        previous_denoised: torch.Tensor,  # [1, F, C, h, w]
+        coefficients: torch.Tensor,  # [3]
         guidance_scale: torch.Tensor,  # [F]
         deep_features: torch.Tensor | None = None,  # [2, F, D, h, w]
-    ) -> torch.Tensor | tuple[torch.Tensor, ...]:  # [1, F, C, h, w], and deep features handed on
+    ) -> tuple[torch.Tensor, ...]:  # next latents and denoised [1, F, C, h, w], and the deep features
         image = image_latents[:, None].expand_as(latents)
         scaled = latents * torch.rsqrt(sigma * sigma + 1.0)
         both = torch.cat([scaled, scaled])
         condition = torch.cat([torch.zeros_like(image), image])
         model_input = torch.cat([both, condition], dim=2)
-        v, given = self.velocity(model_input, sca_bias, sigma, added_time_ids, deep_features)
+        v, features = self.velocity(model_input, sca_bias, sigma, added_time_ids, deep_features)
         unconditional, conditional = v[:1], v[1:]
         v = unconditional + guidance_scale[None, :, None, None, None] * (conditional - unconditional)
-        next_latents = _euler(latents, v, sigma, sigma_next)
-        return (next_latents, *given) if given else next_latents
+        return *_update(latents, v, sigma, previous_denoised, coefficients), *features
 
 
 class QualityImprovement(_DenoisingStep):
@@ -92,32 +91,30 @@ class QualityImprovement(_DenoisingStep):
         image_latents: torch.Tensor,  # [1, C, h, w]
         sca_bias: torch.Tensor,  # [1, N]
         sigma: torch.Tensor,  # [1]
-        sigma_next: torch.Tensor,  # [1]
         added_time_ids: torch.Tensor,  # [1, 3]
+        previous_denoised: torch.Tensor,  # [1, F, C, h, w]
+        coefficients: torch.Tensor,  # [3]
         deep_features: torch.Tensor | None = None,  # [1, F, D, h, w]
-    ) -> torch.Tensor | tuple[torch.Tensor, ...]:  # [1, F, C, h, w], and deep features handed on
+    ) -> tuple[torch.Tensor, ...]:  # next latents and denoised [1, F, C, h, w], and the deep features
         image = image_latents[:, None].expand_as(latents)
         scaled = latents * torch.rsqrt(sigma * sigma + 1.0)
         model_input = torch.cat([scaled, image], dim=2)
-        v, given = self.velocity(model_input, sca_bias, sigma, added_time_ids, deep_features)
-        next_latents = _euler(latents, v, sigma, sigma_next)
-        return (next_latents, *given) if given else next_latents
+        v, features = self.velocity(model_input, sca_bias, sigma, added_time_ids, deep_features)
+        return *_update(latents, v, sigma, previous_denoised, coefficients), *features
 
 
-STEPS: Mapping[str, type[SemanticBinding | QualityImprovement]] = {
-    "semantic_binding": SemanticBinding,
-    "quality_improvement": QualityImprovement,
-}
-
-
-def _euler(latents: torch.Tensor, v: torch.Tensor, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
-    """One Euler step for v-prediction, its derivative simplified so that nothing is divided by a small sigma.
-
-    With x0 = latents / (s^2+1) - v s / sqrt(s^2+1), the derivative (latents - x0) / s is the expression below.
-    """
+def _update(
+    latents: torch.Tensor,
+    v: torch.Tensor,
+    sigma: torch.Tensor,
+    previous_denoised: torch.Tensor,
+    coefficients: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the next latents and the denoised ones (x0) of a v-prediction; the coefficients are the sampler's."""
     variance = sigma * sigma + 1.0
-    derivative = latents * (sigma / variance) + v * torch.rsqrt(variance)
-    return latents + derivative * (sigma_next - sigma)
+    denoised = latents / variance - v * (sigma * torch.rsqrt(variance))
+    k0, k1, k2 = coefficients[0], coefficients[1], coefficients[2]
+    return k0 * latents + k1 * denoised + k2 * previous_denoised, denoised
 
 
 class Condition(nn.Module):
@@ -137,7 +134,7 @@ class Condition(nn.Module):
         height: int | None = None,
         width: int | None = None,
     ) -> None:
-        """Hold the resize of ``height`` x ``width`` pixels, or, without them, take its matrices as inputs."""
+        """Hold the matrices that resize ``height`` x ``width`` pixels; without these sizes, take them as inputs."""
         super().__init__()
         size = image_encoder.config.image_size
         self.image_encoder: Any = image_encoder

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vcut_export.fold import spatial_weight
+from vcut_export.graphs.rewrites.fold import spatial_weight
 
 
 class TemporalConv(nn.Conv2d):
@@ -49,7 +49,7 @@ class SpaceTimeBlock(nn.Module):
         self.spatial_res_block = block.spatial_res_block
         self.temporal_res_block: Any = temporal
         temporal.conv1, temporal.conv2 = TemporalConv(temporal.conv1), TemporalConv(temporal.conv2)
-        self.temporal_weight = 1.0 - spatial_weight(block.time_mixer)
+        self.temporal_weight = 1.0 - spatial_weight(block.time_mixer).item()
         self.frames_at_once = frames_at_once
 
     def forward(self, hidden_states: torch.Tensor, temb: None = None, image_only_indicator: Any = None) -> torch.Tensor:

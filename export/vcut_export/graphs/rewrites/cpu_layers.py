@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vcut_export.fold import FoldedCrossAttention
-from vcut_export.temporal_decoder import TemporalConv
+from vcut_export.graphs.rewrites.fold import FoldedCrossAttention
+from vcut_export.graphs.rewrites.temporal_decoder import TemporalConv
 
 
 class SplitGEGLU(nn.Module):
@@ -99,7 +99,7 @@ class BlendedResBlock(nn.Module):
         self.temporal_res_block: Any = block.temporal_res_block
         for name in ("conv1", "conv2"):
             setattr(self.temporal_res_block, name, TemporalConv(getattr(self.temporal_res_block, name)))
-        share = 1.0 - block.time_mixer.spatial_weight
+        share = block.time_mixer.temporal
         last = self.temporal_res_block.conv2
         for name, parameter in list(last.named_parameters()):
             setattr(last, name, nn.Parameter(parameter.detach() * share, requires_grad=False))

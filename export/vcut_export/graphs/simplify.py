@@ -16,9 +16,9 @@ TRANSPOSED = ".transposed"
 def simplify(model: ir.Model, name: str, weights: Collection[str], *, for_cpu: bool = False) -> ir.Model:
     """Return ``model`` simplified and named ``name``.
 
-    Initializers named in ``weights`` keep their names, so that graphs traced from one module can share them; those of
-    linear layers are stored transposed, as ``<name>.transposed``. Every other constant is this graph's alone and gets
-    the graph's name as a prefix. ``for_cpu`` prefers operators with kernels in ONNX Runtime's CPU provider.
+    Initializers named in ``weights`` keep their names, so that graphs traced from one module can share them. Those of
+    linear layers are stored transposed, as ``<name>.transposed``. Every other constant belongs to this graph alone and
+    gets the graph's name as a prefix. ``for_cpu`` prefers operators that have kernels in ONNX Runtime's CPU provider.
     """
     _transpose_weights(model)
     if for_cpu:
@@ -43,24 +43,23 @@ def simplify(model: ir.Model, name: str, weights: Collection[str], *, for_cpu: b
 
 
 def _transpose_weights(model: ir.Model) -> None:
-    """Store the weights of linear layers as MatMul wants them, instead of transposing them in the graph.
+    """Store the weights of linear layers as MatMul takes them, instead of transposing them in the graph.
 
-    Otherwise every runtime folds 250 transposes at load time, into second copies of the weights.
+    Otherwise every runtime folds 250 transposes at load time, into second copies of the weights. Weights have no values
+    here, see ``tracing``.
     """
     graph = model.graph
     for node in list(graph):
         source = node.inputs[0] if node.op_type == "Transpose" else None
-        if source is None or not source.is_initializer():
-            continue
-        tensor = source.const_value
-        if tensor is None or len(tensor.shape) != 2:
+        if source is None or not source.is_initializer() or source.shape is None or len(source.shape) != 2:
             continue
         name = f"{source.name}{TRANSPOSED}"
         target = graph.initializers.get(name)
         if target is None:
-            stored = transposed(tensor, name)
-            target = ir.Value(name=name, shape=stored.shape, type=ir.TensorType(tensor.dtype), const_value=stored)
-            graph.register_initializer(target)
+            assert source.dtype is not None
+            shape = ir.Shape(list(reversed(source.shape.numpy())))
+            target = ir.Value(name=name, shape=shape, type=ir.TensorType(source.dtype))
+            graph.initializers[name] = target
         node.outputs[0].replace_all_uses_with(target)
         graph.remove(node, safe=True)
 

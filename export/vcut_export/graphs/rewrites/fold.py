@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from vcut_runtime.manifest import BiasSlice, Tca
+from vcut_runtime.bundle.manifest import BiasSlice, Tca
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,12 +37,12 @@ class Projection:
     slices: tuple[BiasSlice, ...]
 
 
-class PackedBias:
-    """What a step being traced hands to its folded blocks.
+class StepState:
+    """The values of one denoising step that its folded blocks share.
 
-    The step writes its ``sca_bias`` rows, of which every folded attention reads its slice; the UNet's two embeddings
-    write their sum, which every residual block reads. Deep features are written by a full step's UNet and by a shallow
-    step, whose UNet reads them.
+    The step writes its ``sca_bias`` rows; every folded attention reads its slice. The UNet's two embeddings write their
+    sum; every residual block reads it. A full step's UNet writes the deep features; a shallow step writes them, and its
+    UNet reads them.
     """
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class PackedBias:
 class FoldedCrossAttention(nn.Module):
     """Stands where ``attn2`` stood and adds that block's slice of the packed bias."""
 
-    def __init__(self, packed: PackedBias, where: BiasSlice) -> None:
+    def __init__(self, state: StepState, where: BiasSlice) -> None:
         super().__init__()
-        self.packed, self.where = packed, where
+        self.state, self.where = state, where
 
     def forward(self, hidden_states: torch.Tensor, **_: Any) -> torch.Tensor:
         """Return the constant as [rows, 1, channels], ready to be added to ``hidden_states`` [rows, tokens, channels].
@@ -69,22 +69,22 @@ class FoldedCrossAttention(nn.Module):
 
     def bias(self) -> torch.Tensor:
         """Return this block's slice [B, C] of the packed bias."""
-        if self.packed.rows is None:
+        if self.state.rows is None:
             raise RuntimeError("the packed bias is not set; run the UNet through a denoising step")
-        return self.packed.rows[:, self.where.offset : self.where.offset + self.where.channels]
+        return self.state.rows[:, self.where.offset : self.where.offset + self.where.channels]
 
 
 class TimeEmbedding(nn.Module):
     """The UNet's ``time_embedding``, which also starts the sum that the residual blocks read."""
 
-    def __init__(self, embedding: Any, packed: PackedBias) -> None:
+    def __init__(self, embedding: Any, state: StepState) -> None:
         super().__init__()
-        self.embedding, self.packed = embedding, packed
+        self.embedding, self.state = embedding, state
 
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
         """Return the embedding [B, channels] of the time."""
         embedded = self.embedding(sample)
-        self.packed.time = embedded
+        self.state.time = embedded
         return embedded
 
 
@@ -94,66 +94,71 @@ class MicroConditioning(TimeEmbedding):
     def forward(self, sample: torch.Tensor) -> torch.Tensor:
         """Return the embedding [B, channels] of the micro-conditioning."""
         added = self.embedding(sample)
-        if self.packed.time is None:
+        if self.state.time is None:
             raise RuntimeError("the time is embedded before the micro-conditioning: check the UNet")
-        self.packed.time = (self.packed.time + added)[:1]
+        self.state.time = (self.state.time + added)[:1]
         return added
 
 
 class SharedTimeProjection(nn.Linear):
     """A residual block's ``time_emb_proj``: one row for all, where diffusers repeats it for every frame."""
 
-    def __init__(self, projection: Any, packed: PackedBias) -> None:
+    def __init__(self, projection: Any, state: StepState) -> None:
         super().__init__(projection.in_features, projection.out_features, device="meta")
-        self.weight, self.bias, self.packed = projection.weight, projection.bias, packed
+        self.weight, self.bias, self.state = projection.weight, projection.bias, state
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return [1, channels], or [1, 1, channels] for a temporal block, whatever ``input`` holds."""
-        if self.packed.time is None:
+        if self.state.time is None:
             raise RuntimeError("the time is not embedded; run the UNet through a denoising step")
-        row = super().forward(nn.functional.silu(self.packed.time))
+        row = super().forward(nn.functional.silu(self.state.time))
         return row if input.dim() == 2 else row[None]
 
 
 class FramePositionTable(nn.Module):
     """The frame position embedding for up to ``frames`` frames: a [frames, channels] table."""
 
-    def __init__(self, table: torch.Tensor, packed: PackedBias) -> None:
+    def __init__(self, table: torch.Tensor, state: StepState) -> None:
         super().__init__()
-        self.packed = packed
+        self.state = state
         self.register_buffer("table", table)
         self.table: torch.Tensor
 
     def forward(self, frame_embedding: torch.Tensor) -> torch.Tensor:
         """Return [batch * frames, channels], whatever ``frame_embedding`` [batch * frames] holds."""
-        if self.packed.rows is None:
+        if self.state.rows is None:
             raise RuntimeError("the packed bias is not set; run the UNet through a denoising step")
-        batch = self.packed.rows.shape[0]
+        batch = self.state.rows.shape[0]
         frames = frame_embedding.shape[0] // batch
         return self.table[:frames].repeat(batch, 1)
 
 
 class ConstantBlend(nn.Module):
-    """``AlphaBlender`` for video (never image-only) input, whose weight is then a constant."""
+    """``AlphaBlender`` for videos (never single images), whose weights are then constants."""
 
-    def __init__(self, spatial_weight: float) -> None:
+    def __init__(self, blend: Any) -> None:
         super().__init__()
-        self.spatial_weight = spatial_weight
+        weight, dtype = spatial_weight(blend), torch.as_tensor(blend.mix_factor).dtype
+        self.register_buffer("spatial", weight.to(dtype))
+        self.register_buffer("temporal", (1.0 - weight).to(dtype))
+        self.spatial: torch.Tensor
+        self.temporal: torch.Tensor
 
     def forward(self, x_spatial: torch.Tensor, x_temporal: torch.Tensor, **_: Any) -> torch.Tensor:
-        return self.spatial_weight * x_spatial + (1.0 - self.spatial_weight) * x_temporal
+        """Return the weighted sum of two tensors of one shape."""
+        return self.spatial * x_spatial + self.temporal * x_temporal
 
 
 def project_cross_attention(unet: nn.Module, tca: Tca) -> Projection:
     """Compose every SCA (and, for ``tca="fold"``, TCA) of an unmodified ``unet`` into one affine map (Eq. 4's L)."""
     weights, biases, slices, offset = [], [], [], 0
-    blocks = sorted(_cross_attentions(unet), key=lambda found: found[0])  # stable: all SCA first, then all TCA
+    blocks = sorted(_cross_attentions(unet), key=lambda block: block[0])  # stable: all SCA first, then all TCA
     for kind, name, block in blocks:
         if kind == "tca" and tca == "remove":
             continue
         to_v, to_out = block.attn2.to_v, block.attn2.to_out[0]
         weight = to_out.weight.double() @ to_v.weight.double()  # [C, cross_attention_dim]
-        bias = torch.zeros(weight.shape[0], dtype=torch.float64) if to_out.bias is None else to_out.bias.double()
+        bias = weight.new_zeros(weight.shape[0]) if to_out.bias is None else to_out.bias.double()
         if to_v.bias is not None:
             bias = bias + to_out.weight.double() @ to_v.bias.double()
         weights.append(weight.float())
@@ -165,30 +170,30 @@ def project_cross_attention(unet: nn.Module, tca: Tca) -> Projection:
     return Projection(torch.cat(weights).detach(), torch.cat(biases).detach(), tuple(slices))
 
 
-def fold(unet: nn.Module, projection: Projection, frames: int) -> PackedBias:
+def fold(unet: nn.Module, projection: Projection, frames: int) -> StepState:
     """Replace, in place, all that ``projection`` and at most ``frames`` frames make constant; return what it reads now.
 
     A cross-attention without a slice in ``projection`` is removed. Afterwards the UNet accepts any
     ``encoder_hidden_states`` and ignores its values.
     """
-    packed = PackedBias()
+    state = StepState()
     where = {(s.kind, s.block): s for s in projection.slices}
     for kind, name, block in list(_cross_attentions(unet)):
         place = where.get((kind, name))
         block.norm2 = nn.Identity()  # fed only the queries, which never mattered
-        block.attn2 = None if place is None else FoldedCrossAttention(packed, place)
+        block.attn2 = None if place is None else FoldedCrossAttention(state, place)
     module: Any
     for module in list(unet.modules()):
         if hasattr(module, "time_pos_embed"):
-            module.time_pos_embed = FramePositionTable(_frame_positions(module, frames), packed)
+            module.time_pos_embed = FramePositionTable(_frame_positions(module, frames), state)
             module.time_proj = nn.Identity()  # the table needs the number of rows only
         if isinstance(getattr(module, "time_emb_proj", None), nn.Linear):
-            module.time_emb_proj = SharedTimeProjection(module.time_emb_proj, packed)
+            module.time_emb_proj = SharedTimeProjection(module.time_emb_proj, state)
     whole: Any = unet
-    whole.time_embedding = TimeEmbedding(whole.time_embedding, packed)
-    whole.add_embedding = MicroConditioning(whole.add_embedding, packed)
+    whole.time_embedding = TimeEmbedding(whole.time_embedding, state)
+    whole.add_embedding = MicroConditioning(whole.add_embedding, state)
     fold_blends(unet)
-    return packed
+    return state
 
 
 def fold_blends(model: nn.Module) -> None:
@@ -199,13 +204,13 @@ def fold_blends(model: nn.Module) -> None:
     for module in list(model.modules()):
         blend: Any = getattr(module, "time_mixer", None)
         if isinstance(blend, AlphaBlender):
-            module.time_mixer = ConstantBlend(spatial_weight(blend))
+            module.time_mixer = ConstantBlend(blend)
 
 
-def spatial_weight(blend: Any) -> float:
-    """Return the weight that a learned space/time blend gives to the spatial side of a video (never image-only)."""
+def spatial_weight(blend: Any) -> torch.Tensor:
+    """Return the weight [1], float32, that a space/time blend gives to the spatial side of a video."""
     factor = torch.as_tensor(blend.mix_factor).detach().float()
-    alpha = (factor if blend.merge_strategy == "fixed" else torch.sigmoid(factor)).item()
+    alpha = factor if blend.merge_strategy == "fixed" else torch.sigmoid(factor)
     return 1.0 - alpha if blend.switch_spatial_to_temporal_mix else alpha
 
 
@@ -223,6 +228,7 @@ def _cross_attentions(unet: nn.Module) -> Iterator[tuple[Literal["sca", "tca"], 
 
 def _frame_positions(transformer: Any, frames: int) -> torch.Tensor:
     """Run ``time_proj`` and ``time_pos_embed`` once, in float32, for frames 0 .. frames-1: [frames, channels]."""
-    dtype = transformer.time_pos_embed.linear_1.weight.dtype
+    weight = transformer.time_pos_embed.linear_1.weight
     with torch.no_grad():
-        return transformer.time_pos_embed.float()(transformer.time_proj(torch.arange(frames)).float()).to(dtype)
+        numbers = torch.arange(frames, device=weight.device)
+        return transformer.time_pos_embed.float()(transformer.time_proj(numbers).float()).to(weight.dtype)

@@ -1,0 +1,160 @@
+"""Making the graphs of a plan: load, fold, trace, write. The UNet is gone before the other components are loaded."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from vcut_export import weights
+from vcut_export.graphs.modules import Condition, Decode
+from vcut_export.graphs.onnx_files import write_graph, write_weights
+from vcut_export.graphs.rewrites.fold import Projection
+from vcut_export.graphs.steps import FoldedSteps, fold_steps, graph_spec
+from vcut_export.graphs.trace_process import TraceProcess
+from vcut_export.graphs.tracing import attach_weights, trace
+from vcut_export.plan import Plan
+from vcut_runtime import __version__
+from vcut_runtime.bundle.graph import GRAPHS
+from vcut_runtime.bundle.manifest import BiasSlice, FileEntry, GraphEntry
+
+Clock = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class MadeGraphs:
+    """The files that were made. ``slices`` is None if no graph with ``sca_bias`` was made."""
+
+    graphs: Mapping[str, GraphEntry]
+    weights: Mapping[str, FileEntry]
+    slices: tuple[BiasSlice, ...] | None
+
+
+def make_graphs(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) -> MadeGraphs:
+    """Make the graphs named in ``stale`` in ``folder``, the bundle's ``onnx``."""
+    writer = _Writer(plan, folder, clock)
+    projection = None
+    step_names = [name for name in stale if GRAPHS[name].is_step]
+    if step_names or "condition" in stale:
+        with _second_core(plan, step_names[1:]) as helper:
+            steps = _load_steps(plan, clock)
+            projection = steps.projection
+            if step_names:
+                with clock(f"trace {', '.join(step_names)}"):
+                    models = _trace_steps(plan, steps, step_names, helper)
+                writer.write(models, len(projection.bias))
+                del models
+        del steps
+        gc.collect()
+    for name, module in _others(plan, stale, projection, clock):
+        spec = graph_spec(plan, name, 0 if projection is None else len(projection.bias))
+        with clock(f"trace {name}"):
+            model = trace(module.eval(), spec)
+        writer.write({name: model}, 0 if projection is None else len(projection.bias))
+    return MadeGraphs(writer.graphs, writer.weights, None if projection is None else projection.slices)
+
+
+@contextmanager
+def _second_core(plan: Plan, names: list[str]) -> Iterator[TraceProcess | None]:
+    """Start tracing ``names`` in another process, if there is a core for it."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    process = TraceProcess(plan, names) if names and usable > 1 else None
+    try:
+        yield process
+    finally:
+        if process is not None:
+            process.close()
+
+
+def _load_steps(plan: Plan, clock: Clock) -> FoldedSteps:
+    with clock("load unet"):
+        unet = weights.load_unet(plan.checkpoint, plan.precision, weights.torch_dtype(plan.precision))
+    with clock("fold cross-attention"):
+        return fold_steps(unet, plan)
+
+
+def _trace_steps(plan: Plan, steps: FoldedSteps, names: list[str], helper: TraceProcess | None) -> dict[str, ir.Model]:
+    """Trace the steps that ``helper`` does not trace, and take over those that it does."""
+    here = names if helper is None else names[:1]
+    models = {name: trace(steps.modules[name], graph_spec(plan, name, len(steps.projection.bias))) for name in here}
+    if helper is not None:
+        models |= {name: attach_weights(model, steps.modules[name]) for name, model in helper.models().items()}
+    return models
+
+
+def _others(
+    plan: Plan, stale: tuple[str, ...], projection: Projection | None, clock: Clock
+) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yield the modules of the graphs that are no steps, each loaded when it is needed."""
+    if "condition" in stale and projection is not None:
+        with clock("load image encoder and vae"):
+            module = _condition(plan, projection)
+        yield "condition", module
+        del module
+    if "decode" in stale:
+        with clock("load decoder"):
+            vae = weights.load_vae(plan.checkpoint, plan.precision, weights.torch_dtype(plan.precision))
+            module = Decode(vae, plan.frames_at_once)
+        yield "decode", module
+
+
+def _condition(plan: Plan, projection: Projection) -> Condition:
+    """Return the module of ``condition``; its VAE encoder is fp32 if the checkpoint asks for it, as in diffusers."""
+    body = weights.torch_dtype(plan.precision)
+    upcast = plan.checkpoint.configs["vae"].get("force_upcast", True)
+    encoder = weights.load_image_encoder(plan.checkpoint, plan.precision, body)
+    vae = weights.load_vae(plan.checkpoint, plan.precision, torch.float32 if upcast else body)
+    extractor = plan.checkpoint.configs["feature_extractor"]
+    fixed = () if plan.geometry.has_free_size else (plan.geometry.sizes.height, plan.geometry.sizes.width)
+    return Condition(encoder, vae, projection, extractor, *fixed)
+
+
+class _Writer:
+    """Writes graphs and their weights; graphs that share a weights file are written together."""
+
+    def __init__(self, plan: Plan, folder: Path, clock: Clock) -> None:
+        self.plan, self.folder, self.clock = plan, folder, clock
+        self.graphs: dict[str, GraphEntry] = {}
+        self.weights: dict[str, FileEntry] = {}
+
+    def write(self, models: Mapping[str, ir.Model], bias_channels: int) -> None:
+        """Write ``models``, which share one weights file."""
+        (file,) = {GRAPHS[name].weights for name in models}
+        with self.clock(f"write {file}"):
+            entry, placed = write_weights(list(models.values()), self.folder / file)
+            self.weights[file] = FileEntry(f"onnx/{entry.file}", entry.bytes, entry.sha256)
+            for name, model in models.items():
+                written = write_graph(model, self.folder / f"{name}.onnx", placed, _metadata(self.plan, name))
+                spec = graph_spec(self.plan, name, bias_channels)
+                self.graphs[name] = GraphEntry(
+                    file=f"onnx/{written.file}",
+                    bytes=written.bytes,
+                    sha256=written.sha256,
+                    weights=file,
+                    key=self.plan.keys[name],
+                    inputs=spec.inputs,
+                    outputs=spec.outputs,
+                )
+
+
+def _metadata(plan: Plan, name: str) -> dict[str, str]:
+    values: dict[str, Any] = {
+        "description": GRAPHS[name].about,
+        "vcut_version": __version__,
+        "model": plan.checkpoint.id,
+        "revision": plan.checkpoint.revision or "",
+        "random_weights": str(plan.checkpoint.seed is not None).lower(),
+        "graph": name,
+        "precision": plan.precision,
+        "operators": plan.options.operators,
+        "tca": plan.options.tca,
+        **plan.geometry.describe(),
+    }
+    return {key: str(value) for key, value in values.items()}

@@ -1,0 +1,51 @@
+"""The step graphs' torch modules: diffusers' UNet, folded and rewritten as the plan asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vcut_export.graphs.modules import QualityImprovement, SemanticBinding
+from vcut_export.graphs.rewrites.cpu_layers import prefer_cpu_kernels
+from vcut_export.graphs.rewrites.deep_features import split_unet
+from vcut_export.graphs.rewrites.feed_forward import chunk_feed_forwards
+from vcut_export.graphs.rewrites.fold import Projection, fold, project_cross_attention
+from vcut_export.graphs.tracing import GraphSpec
+from vcut_export.plan import Plan
+from vcut_runtime.bundle.graph import GRAPHS, bind
+
+_MODULES = {2: SemanticBinding, 1: QualityImprovement}  # by batch rows
+
+
+@dataclass(frozen=True)
+class FoldedSteps:
+    """The modules of the step graphs by name, which share one UNet, and the projection that makes their bias."""
+
+    modules: dict[str, torch.nn.Module]
+    projection: Projection
+
+
+def fold_steps(unet: Any, plan: Plan) -> FoldedSteps:
+    """Fold and rewrite ``unet`` in place and wrap it into the step graphs' modules.
+
+    ``unet`` is diffusers' ``UNetSpatioTemporalConditionModel``, loaded or on the meta device.
+    """
+    options = plan.options
+    projection = project_cross_attention(unet, options.tca)
+    state = fold(unet, projection, plan.frame_positions)
+    if options.small_gpu:
+        chunk_feed_forwards(unet)
+    if options.operators == "cpu":
+        prefer_cpu_kernels(unet)
+    shallow = split_unet(unet, state) if options.deep_cache else None
+    steps = [graph for graph in GRAPHS.values() if graph.is_step and graph.name in plan.keys]
+    modules = {g.name: _MODULES[g.rows](shallow if g.full else unet, state).eval() for g in steps}
+    return FoldedSteps(modules, projection)
+
+
+def graph_spec(plan: Plan, name: str, bias_channels: int) -> GraphSpec:
+    """Return how the graph ``name`` is traced."""
+    graph = bind({**plan.geometry.bound(), "N": bias_channels}, plan.precision)[name]
+    return GraphSpec(name, graph.inputs, graph.outputs, plan.options.operators == "cpu", plan.examples)

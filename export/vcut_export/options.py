@@ -1,0 +1,108 @@
+"""The options of an export. Each says which graphs it rebuilds when it changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vcut_runtime.bundle.graph import GRAPHS
+from vcut_runtime.bundle.manifest import Operators, Precision, Tca
+from vcut_runtime.command_options import check_choices, check_numbers, option
+from vcut_runtime.errors import UsageError
+from vcut_runtime.schedule import PAPER_STEPS, CutStep, parse_cut_step
+
+ALL = tuple(GRAPHS)
+STEPS = tuple(name for name, graph in GRAPHS.items() if graph.is_step)
+Ranges = Mapping[str, tuple[int, int]]
+
+
+def parse_ranges(text: str) -> Ranges:
+    """Return ``frames=8:25,height=320:576`` as ranges by name.
+
+    Raises:
+        UsageError: it does not have this form.
+    """
+    ranges = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\w+)=(\d+):(\d+)\s*", part)
+        if match is None or match[1] in ranges:
+            raise UsageError(f"--dynamic {text!r} is not a list of ranges: write it as frames=8:25,height=320:576")
+        ranges[match[1]] = (int(match[2]), int(match[3]))
+    return ranges
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a bundle is made like. ``rebuilds`` of a field names the graphs that a change of it makes anew.
+
+    Raises:
+        UsageError: a value is impossible for every model.
+    """
+
+    revision: str | None = option(None, "Hub revision.", rebuilds=ALL)
+    random_weights: bool = option(
+        False,
+        "The exact architecture with random weights; downloads no weights.",
+        "--random-weights",
+        rebuilds=ALL,
+    )
+    seed: int = option(0, "Seed of random weights.", rebuilds=ALL)
+    height: int | None = option(None, "Pixels. [default: the model's]", rebuilds=ALL)
+    width: int | None = option(None, "Pixels. [default: the model's]", rebuilds=ALL)
+    frames: int | None = option(None, "Frames of the video. [default: the model's]", rebuilds=STEPS)
+    dynamic: Ranges | None = option(
+        None,
+        "Sizes that a run may choose, such as frames=8:25,height=320:576,width=576:1024.",
+        parse=parse_ranges,
+        rebuilds=ALL,
+    )
+    steps: int = option(PAPER_STEPS, "Denoising steps of a run's default.", rebuilds=())
+    cut_step: CutStep | None = option(
+        None,
+        "First step of the quality improvement stage, or none. [default: 17 of 25 steps, else at its noise level]",
+        parse=parse_cut_step,
+        rebuilds=(),
+    )
+    precision: Precision | None = option(
+        None, "fp16, bf16 or fp32, of the network bodies. [default: fp16; svd-tiny: fp32]", rebuilds=ALL
+    )
+    operators: Operators | None = option(
+        None,
+        "Choose operators that are fast on a gpu (TensorRT, CUDA) or on a cpu (ONNX Runtime; needs fp32). "
+        "[default: gpu; svd-tiny: cpu]",
+        rebuilds=ALL,
+    )
+    tca: Tca = option(
+        "remove",
+        "Temporal cross-attention: remove it (the paper) or fold its constant (exact).",
+        rebuilds=("condition", *STEPS),
+    )
+    small_gpu: bool = option(
+        False,
+        "For GPUs of 8 GB: steps take a third less memory, decoding is slower.",
+        "--small-gpu",
+        rebuilds=STEPS,
+    )
+    deep_cache: bool = option(
+        False,
+        "Compile shallow steps too, for runs with --cache-interval (DeepCache).",
+        "--deep-cache",
+        rebuilds=STEPS,
+    )
+    decode_chunk: int | None = option(
+        None,
+        "Frames decoded at a time. [default: what takes no more memory than a step]",
+        rebuilds=("decode",),
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_numbers(self, height=1, width=1, frames=1, steps=1, decode_chunk=1)
+        if not (self.cut_step is None or self.cut_step == "none" or isinstance(self.cut_step, int)):
+            raise UsageError(f"cut_step is {self.cut_step!r}: give a step, or 'none' to guide every step")
+        if self.small_gpu and self.dynamic:
+            raise UsageError(
+                "--small-gpu excludes --dynamic, because feed-forwards run in parts of a fixed size: "
+                "leave one out; smaller ranges take less memory too"
+            )
