@@ -27,7 +27,7 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Measures on this machine; tables puts what benchmarks/results holds into the README.
+# Measures on this machine; tables writes benchmarks/RESULTS.md from what benchmarks/results holds.
 bench: .venv/.installed
 	$(BIN)/vcut bench macs --output benchmarks/results/macs-$$(date +%F).json
 	$(BIN)/vcut-export --model svd-tiny --deep-cache --output $(DEMO)/svd-tiny-deep
@@ -37,7 +37,7 @@ bench: .venv/.installed
 	$(BIN)/python -m vcut_bench.export_cost --json benchmarks/results/export-$$(uname -m)-$$(date +%F).json
 
 tables: .venv/.installed
-	$(BIN)/python -m vcut_bench.tables
+	$(BIN)/python -m vcut_bench.results_page
 
 clean:
 	rm -rf .venv $(DEMO)

@@ -11,9 +11,10 @@ from rich.markup import escape
 
 from vcut_bench.fidelity import fidelity_command
 from vcut_bench.latency import latency_command, parse_intervals
+from vcut_bench.numbers import Numbers, show
 from vcut_runtime.cli import parse_cut_step
 from vcut_runtime.errors import UsageError
-from vcut_runtime.terminal import JSON, QUIET, print_json, stages, stderr, stdout
+from vcut_runtime.terminal import JSON, QUIET, print_json, stages, stderr
 
 app = typer.Typer(
     help="Measure: the paper's tables, latency, memory and fidelity beside the peers.", no_args_is_help=True
@@ -56,7 +57,7 @@ def macs_command(
             model or (), height=height, width=width, frames=frames, steps=steps, cut_steps=cuts,
             cache_intervals=parse_intervals(cache_intervals), tca=tca, by=by, show=show,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
-    _finish(result, macs.table(result), output, json)
+    _finish(result, macs.numbers(result), output, json)
 
 
 @app.command("memory")
@@ -80,7 +81,7 @@ def memory_command(
         result = memory.measure(
             bundle, backend=backend, reference=reference, threads=threads, peers=peers, build=build, show=show
         )
-    _finish(result, memory.table(result), output, json)
+    _finish(result, memory.numbers(result), output, json)
 
 
 @app.command("report")
@@ -101,7 +102,7 @@ app.command("latency")(latency_command)
 app.command("fidelity")(fidelity_command)
 
 
-def _finish(result: dict[str, Any], tables: Iterable[Any], output: Path | None, json: bool) -> None:
+def _finish(result: dict[str, Any], tables: Iterable[Numbers], output: Path | None, json: bool) -> None:
     from vcut_bench.provenance import save
 
     if output is not None:
@@ -110,5 +111,4 @@ def _finish(result: dict[str, Any], tables: Iterable[Any], output: Path | None, 
     if json:
         print_json(result)
         return
-    for part in tables:
-        stdout.print(part)
+    show(tables)

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import provenance, save
 
 RUNS = (
@@ -50,6 +52,40 @@ def measure(command: str, folder: Path) -> dict[str, Any]:
         "stages": facts["seconds"],
         "engines": facts["engines"],
     }
+
+
+def numbers(result: Mapping[str, Any]) -> list[Numbers]:
+    """Return each export, and the engines that the first ones built."""
+    rows, engines = [], {}
+    for run in result["runs"]:
+        built = (run["engines"] or {}).get("engines", {})
+        engines |= built
+        engine_bytes = sum(engine["bytes"] for engine in built.values())
+        rows.append(
+            [
+                label(run),
+                f"{run['seconds']:.1f} s",
+                f"{run['peak_memory_bytes'] / 1e9:.1f} GB",
+                f"{(run['bundle_bytes'] - engine_bytes) / 1e9:.3f} GB",
+                f"{engine_bytes / 1e9:.3f} GB" if built else "",
+            ]
+        )
+    sizes = [
+        [name, f"{engine['build_seconds']:.0f} s"]
+        + [f"{engine[key] / 1e9:.2f} GB" for key in ("bytes", "activation_bytes", "weight_bytes")]
+        for name, engine in engines.items()
+    ]
+    note = "Whole processes, the first of each kind cold. Memory is that of the largest process."
+    return [
+        Numbers("Exports", ["vcut-export", "time", "peak memory", "graphs", "engines"], rows, note),
+        Numbers("Engines", ["", "built in", "size", "activations", "weights"], sizes),
+    ]
+
+
+def label(run: Mapping[str, Any]) -> str:
+    """Return the options of a run, and whether it found everything built."""
+    again = "" if run["rebuilt"] or run["engines_built"] else ", again"
+    return run["command"].removeprefix("vcut-export ") + again
 
 
 def main(output: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None) -> None:

@@ -17,11 +17,8 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
-from rich.table import Table
-from vcut_runtime.manifest import Tca
 
 from vcut_bench import metrics
-from vcut_bench.compact import compact_table
 from vcut_bench.compiled import (
     Progress,
     Setting,
@@ -35,6 +32,7 @@ from vcut_bench.compiled import (
     parse_cut_steps,
     sweep,
 )
+from vcut_bench.numbers import Numbers, show
 from vcut_bench.provenance import about, provenance, save
 from vcut_bench.reference import Reference, diffusers_frames, find_reference
 from vcut_bench.work import (
@@ -51,6 +49,7 @@ from vcut_bench.work import (
 from vcut_runtime import Bundle
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.images import Fit
+from vcut_runtime.manifest import Tca
 from vcut_runtime.schedule import QualityBias, check_cut_step
 
 METRICS = ("psnr", "ssim", "temporal", "lpips", "input_psnr", "motion")
@@ -219,28 +218,40 @@ def monotone(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def table(result: Mapping[str, Any]) -> Table:
-    """Return the curves as a table for the terminal: means over images and seeds, of PSNR the deviation too."""
-    heads = {"psnr": "PSNR dB", "ssim": "SSIM", "lpips": "LPIPS", "temporal": "temporal"}
+def numbers(result: Mapping[str, Any]) -> list[Numbers]:
+    """Return one table: a row for diffusers' own videos and one for each setting."""
+    heads = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "temporal": "temporal"}
     heads |= {"input_psnr": "frame 1", "motion": "motion"}
     columns = [name for name in heads if any(name in curve for curve in result["curves"])]
-    interval = result.get("cache_interval", 1)
-    title = "Frames against diffusers'" + (f", cache interval {interval}" if interval > 1 else "")
-    shown = compact_table(title, ["tca", "bias", "c"], [heads[name] for name in columns])
-
-    def cell(found: Mapping[str, Any] | None, name: str) -> str:
-        if found is None:
-            return ""
-        if name == "psnr":
-            return f"{found['mean']:.1f} ± {found['std']:.1f}"
-        return f"{found['mean']:.3f}" if name in ("ssim", "lpips") else f"{found['mean']:.1f}"
-
-    shown.add_row("diffusers", "", "", *(cell(result["baseline"].get(name), name) for name in columns))
+    rows = [["diffusers", "", "", *(_cell(result["baseline"].get(name), name) for name in columns)]]
     for curve in result["curves"]:
         cut = "none" if curve["cut_step"] is None else str(curve["cut_step"])
-        cells = (cell(curve.get(name), name) for name in columns)
-        shown.add_row(curve["tca"], curve["quality_bias"], cut, *cells)
-    return shown
+        cells = (_cell(curve.get(name), name) for name in columns)
+        rows.append([f"TCA {curve['tca']}", curve["quality_bias"], cut, *cells])
+    interval = result.get("cache_interval", 1)
+    title = "Frames against diffusers'" + (f", cache interval {interval}" if interval > 1 else "")
+    note = (
+        f"Means over {len(result['images'])} images x {len(result['seeds'])} seeds, of PSNR with the standard "
+        "deviation. Temporal: error of the change from frame to frame, RMS in levels of 255. Of the video alone: PSNR "
+        "of its first frame against the photograph, and motion, the change from frame to frame. "
+    )
+    claims = [f"TCA {claim['tca']}, bias {claim['quality_bias']}: {_rise(claim)}" for claim in result["monotone"]]
+    note += f"PSNR rises with the cut step? {'; '.join(claims)}."
+    lpips = str(result.get("lpips", ""))
+    return [Numbers(title, ["", "bias", "cut step", *(heads[name] for name in columns)], rows,
+                    f"{note} LPIPS {lpips}" if lpips.startswith("skipped") else note)]  # fmt: skip
+
+
+def _cell(value: Mapping[str, Any] | None, name: str) -> str:
+    if value is None:
+        return ""
+    if name == "psnr":
+        return f"{value['mean']:.1f} ± {value['std']:.1f}"
+    return f"{value['mean']:.3f}" if name in ("ssim", "lpips") else f"{value['mean']:.1f}"
+
+
+def _rise(claim: Mapping[str, Any]) -> str:
+    return "at every step" if claim["psnr_rises_with_cut_step"] else f"not at {', '.join(map(str, claim['falls_at']))}"
 
 
 def fidelity_command(
@@ -293,7 +304,7 @@ def fidelity_command(
 ) -> None:
     """Compare videos with diffusers' own, frame by frame, or by the paper's metrics."""
     from vcut_bench import vbench as vbench_module
-    from vcut_runtime.terminal import print_json, progress_bars, stdout
+    from vcut_runtime.terminal import print_json, progress_bars
 
     if vbench is not None and tca is not None:
         raise UsageError("--tca with --vbench is the bundle's: leave it out")
@@ -338,14 +349,8 @@ def fidelity_command(
         save(result, output)
     if json:
         print_json(result)
-    elif vbench is None:
-        stdout.print(table(result))
-        if result["lpips"].startswith("skipped"):
-            stdout.print(f"LPIPS {result['lpips']}", soft_wrap=True, markup=False)
     else:
-        stdout.print(vbench_module.table(result))
-        for column, lacking in result["skipped"].items():
-            stdout.print(f"{column} skipped, put here {lacking}", soft_wrap=True, markup=False)
+        show(numbers(result) if vbench is None else vbench_module.numbers(result))
 
 
 def _words(text: str) -> list[str]:

@@ -22,11 +22,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from vcut_runtime.manifest import SHALLOW, Manifest
 
 from vcut_bench import roofline
-from vcut_bench.compact import compact_table
 from vcut_bench.compiled import distinct_intervals, setting_name, steps_by_graph
+from vcut_bench.numbers import Numbers, show
 from vcut_bench.peers import OURS, PEERS, ROOFLINE, Job, choose_reference
 from vcut_bench.provenance import about, provenance, save
 from vcut_bench.turns import STAGES, Configuration, Contest, Open, Progress, ratios, step_loop, summarize
@@ -34,10 +33,23 @@ from vcut_bench.worker import Worker
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import choose
 from vcut_runtime.errors import UsageError, VcutError
+from vcut_runtime.manifest import SHALLOW, Manifest
 from vcut_runtime.schedule import check_cut_step
 from vcut_runtime.terminal import JSON, QUIET
 
 BASELINE = "diffusers"
+# The vcut setting that a peer is compared with. Peers that compute diffusers' video are compared with never cutting.
+# For the others it is a setting that changes the video as much or less; None is the first row, the bundle's own cut.
+COUNTERPARTS: Mapping[str, str | None] = {
+    "diffusers": "none",
+    "diffusers-compiled": "none",
+    "onnxruntime-unfolded": "none",
+    "tensorrt-unfolded": "none",
+    "diffusers-vcut": None,
+    "tgate": None,
+    "deepcache": "none k=3",
+    "deepcache-2": "none k=2",
+}
 
 
 def measure(
@@ -198,43 +210,87 @@ def device() -> str:
     return f"{cuda.name}, compute capability {cuda.compute_capability}, driver for CUDA {cuda.driver}"
 
 
-def table(result: Mapping[str, Any]) -> list[Any]:
-    """Return what the terminal shows: step loops beside the peers, the seconds of each stage, and who was skipped."""
-    shape = result["shape"]
-    size = f"{shape['frames']} frames of {shape['height']}x{shape['width']}, {result['precision']}"
-    where = f"{result['backend']}, {result['device']}, CPU threads: {result['threads']}"
-    loops = compact_table("Step loop", [""], ["median", "p95", "spread", "speed-up", "PSNR", "of limit"])
-    parts = ["condition", "guided", "cond.", "decode", "video", "guided\nstep", "cond.\nstep", "GB"]
-    stages = compact_table("Seconds", [""], parts)
-    notes = []
-    for name, found in result["configurations"].items():
-        if "skipped" in found:
-            notes.append(f"{name}: skipped, {found['skipped']}")
-            continue
-        _, loop, p95, spread, speedup, _, psnr, _, share = cells(found)
-        loops.add_row(name, loop, p95, spread, speedup, psnr, share)
-        medians = [found["stages"].get(stage, {}).get("median") for stage in STAGES]
-        steps = [found["steps"].get(stage, {}).get("median") for stage in STAGES[1:3]]
-        seconds = [_short(value) for value in (*medians, found["video"]["median"], *steps)]
-        stages.add_row(name, *seconds, _short(_memory(found) / 1e9))
-    return [f"{result['model']}, {size}; {where}", loops, stages, *notes]
+def numbers(result: Mapping[str, Any]) -> list[Numbers]:
+    """Return the step loops beside the peers, seconds by stage, peers beside like settings, and who was skipped."""
+    rows = {name: row for name, row in result["configurations"].items() if "skipped" not in row}
+    skipped = [[row["title"], row["skipped"]] for row in result["configurations"].values() if "skipped" in row]
+    tables = [
+        Numbers(
+            "Step loop",
+            ["", "step loop", "p95", "spread", "over diffusers", "range", "PSNR", "of the limit"],
+            [_loop_cells(row) for row in rows.values()],
+            "c is the cut step: the first step without guidance. Times are medians; the spread is the distance between "
+            "the quartiles. Ratios compare the videos of one turn. PSNR compares the frames with those of diffusers. "
+            "The limit is the fastest matrix product or convolution on this device.",
+        ),
+        Numbers(
+            "Seconds by stage, and peak memory",
+            ["", "condition", "guided", "cond.", "decode", "video", "guided step", "cond. step", "GB"],
+            [_stage_cells(row) for row in rows.values()],
+            "Peers that guide every step have no conditional steps. Memory is that of the GPU, or on a CPU of the "
+            "process.",
+        ),
+    ]
+    if pairs := _like_for_like(rows, result.get("cut_step")):
+        tables.append(
+            Numbers(
+                "Like for like",
+                ["peer", "PSNR", "slower by", "range", "than this setting", "PSNR"],
+                pairs,
+                "Peers that compute the video of diffusers are compared with vcut that never cuts. The other peers are "
+                "compared with a setting that changes the video as much or less.",
+            )
+        )
+    return [*tables, Numbers("Skipped", ["peer", "reason"], skipped)] if skipped else tables
 
 
-def cells(found: Mapping[str, Any]) -> list[str]:
-    """Return a configuration's title and figures as words."""
-    loop, speedup, share = found["step_loop"], found.get("speedup_over_diffusers"), found.get("roofline_share")
-    psnr = found["psnr"]
+def label(row: Mapping[str, Any]) -> str:
+    """Return a configuration's title without its count of steps."""
+    return str(row["title"]).split(":")[0]
+
+
+def _loop_cells(row: Mapping[str, Any]) -> list[str]:
+    loop, speedup, share = row["step_loop"], row.get("speedup_over_diffusers"), row.get("roofline_share")
     return [
-        found["title"],
+        label(row),
         f"{loop['median']:.2f} s",
         f"{loop['p95']:.2f} s",
         f"{100 * loop['spread']:.0f} %",
         "" if speedup is None else f"{speedup['median']:.2f} x",
-        f"{found['video']['median']:.2f} s",
-        "" if psnr is None else "equal" if psnr >= 100 else f"{psnr:.1f} dB",
-        f"{_memory(found) / 1e9:.2f} GB",
+        "" if speedup is None else "{:.2f} to {:.2f}".format(*speedup["range"]),
+        _decibels(row["psnr"]),
         "" if share is None else f"{100 * share:.0f} %",
     ]
+
+
+def _stage_cells(row: Mapping[str, Any]) -> list[str]:
+    medians = [row["stages"].get(stage, {}).get("median") for stage in STAGES]
+    steps = [row["steps"].get(stage, {}).get("median") for stage in STAGES[1:3]]
+    return [label(row), *(_short(value) for value in (*medians, row["video"]["median"], *steps, _memory(row) / 1e9))]
+
+
+def _like_for_like(rows: Mapping[str, Any], cut_step: int | None) -> list[list[str]]:
+    """Return each peer beside its counterpart of ours."""
+    pairs = []
+    for peer, setting in COUNTERPARTS.items():
+        theirs, ours = rows.get(peer), rows.get(f"{OURS} c={setting or cut_step}")
+        if theirs is not None and ours is not None:
+            ratio = ratios(*(row["step_loop"]["values"] for row in (theirs, ours)))
+            low, high = ratio["range"]
+            times = [f"{ratio['median']:.2f} x", f"{low:.2f} to {high:.2f}"]
+            pairs.append([label(theirs), _decibels(theirs["psnr"]), *times, label(ours), _decibels(ours["psnr"])])
+    return pairs
+
+
+def _decibels(psnr: float | None) -> str:
+    return "" if psnr is None else "equal" if psnr >= 100 else f"{psnr:.1f} dB"
+
+
+def _short(value: float | None) -> str:
+    """Return a number in at most five characters."""
+    if value is None:
+        return ""
+    return f"{value:.{3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def latency_command(
@@ -260,7 +316,7 @@ def latency_command(
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Time videos, stage by stage, in turns with diffusers, torch.compile, DeepCache, T-GATE and unfolded engines."""
-    from vcut_runtime.terminal import print_json, progress_bars, stdout
+    from vcut_runtime.terminal import print_json, progress_bars
 
     with progress_bars(quiet or json) as progress:
         result = measure(
@@ -280,8 +336,7 @@ def latency_command(
     if json:
         print_json(result)
         return
-    for part in table(result):
-        stdout.print(part, soft_wrap=isinstance(part, str), markup=False)
+    show(numbers(result))
 
 
 def parse_cut_steps(text: str) -> list[int | None]:
@@ -310,13 +365,6 @@ def parse_intervals(text: str) -> list[int]:
         raise ValueError
     except ValueError:
         raise UsageError(f"--cache-intervals {text!r} is no list of numbers: write it as 2,3, or none") from None
-
-
-def _short(value: float | None) -> str:
-    """Return a number in at most five characters."""
-    if value is None:
-        return ""
-    return f"{value:.{3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _memory(found: Mapping[str, Any]) -> int:

@@ -15,21 +15,19 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from rich.table import Table
-from vcut_runtime.graphs import graph_tensors, sized
-from vcut_runtime.machine import peak_memory
-from vcut_runtime.manifest import SHALLOW, Tca
-
 from vcut_bench import paper
-from vcut_bench.compact import compact_table
 from vcut_bench.compiled import distinct_intervals, setting_name, steps_by_graph
+from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import provenance
 from vcut_export.checkpoint import presets, resolve, scheduler_constants
 from vcut_export.plan import DEFAULT_STEPS, Plan, make_plan
+from vcut_runtime.graphs import graph_tensors, sized
+from vcut_runtime.machine import peak_memory
+from vcut_runtime.manifest import SHALLOW, Tca
 from vcut_runtime.schedule import check_cut_step
 
 By = Literal["block", "kind"]
@@ -259,65 +257,26 @@ def group(layers: dict[str, Macs], by: By) -> dict[str, Macs]:
     return result
 
 
-def table(result: dict[str, Any]) -> list[Table]:
-    """Return what the terminal shows: steps beside Table II, videos beside Table III, and shares where asked for."""
-    columns = ("params", "vs paper", "guided", "vs paper", "+ att.", "cond.", "shallow")
-    step = compact_table("A step (Table II)", ("model", "network"), columns)
-    video = compact_table(
-        f"A video of {result['steps']} steps (Table III)",
-        ("model", "network", "cut step"),
-        ("MACs", "paper", "with att."),
-    )
-    for row in step_rows(result):
-        step.add_row(*(cell.split("  ")[-1] for cell in row))  # of the paper's number its distance alone
-    for row in video_rows(result):
-        video.add_row(*row)
-    return [step, video, *(_shares(model) for model in result["models"] if "shares" in model)]
-
-
-def step_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the cells beside Table II.
-
-    They are model, network; parameters, the paper's and the deviation; a guided step's MACs, the paper's and the
-    deviation; the same with attention's matrix products; a conditional step's MACs; a shallow guided step's.
-    """
-    rows = []
-    for model in result["models"]:
-        theirs = model["paper"].get("per_step", {})
-        for network, found in model["networks"].items():
-            own = theirs.get(network, {})
-            rows.append(
-                [
-                    model["model"],
-                    NETWORKS[network],
-                    *_beside(found["parameters"], own.get("parameters"), 3),
-                    *_beside(found["guided"]["layers"], own.get("guided"), 2),
-                    number(found["guided"]["full"], 2),
-                    number(found["conditional"]["layers"], 2),
-                    number(found["shallow_guided"]["layers"], 2) if "shallow_guided" in found else "",
-                ]
-            )
-    return rows
-
-
-def video_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return the cells beside Table III: model, network, setting; MACs, the paper's and deviation; with attention.
-
-    The setting is the cut step, and with shallow steps the cache interval: ``17 k=3``.
-
-    The paper's base is the original model, and all that it cuts the modified one; vcut stands beside the latter.
-    """
-    rows = []
-    for model in result["models"]:
-        theirs = model["paper"].get("per_video", {})
-        for network, found in model["networks"].items():
-            for cut, macs in found["per_video"].items():
-                original, whole = network == "original", cut == "none"
-                if original and not whole:
-                    continue
-                cells = _beside(macs["layers"], theirs.get(cut) if original or not whole else None, 1)
-                rows.append([model["model"], NETWORKS[network], cut, *cells, number(macs["full"], 1)])
-    return rows
+def numbers(result: Mapping[str, Any]) -> list[Numbers]:
+    """Return a step beside Table II, a video beside Table III, and shares where the result has them."""
+    step = ["model", "network", "params", "to paper", "guided step", "to paper", "with att.", "cond. step", "shallow"]
+    video = ["model", "network", "cut step", "MACs", "the paper's", "to paper", "with attention"]
+    return [
+        Numbers(
+            "A denoising step, beside Table II",
+            step,
+            _merge(_step_rows(result)),
+            "MACs of linear and convolution layers, as the paper counts; 'with att.' adds attention's matrix products. "
+            "A guided step computes two rows, a conditional step one, a shallow guided step the last layers of two.",
+        ),
+        Numbers(
+            f"A video of {result['steps']} steps, beside Table III",
+            video,
+            _merge(_video_rows(result)),
+            "'17 k=3' is cut at step 17 with cache interval 3.",
+        ),
+        *(_shares(model) for model in result["models"] if "shares" in model),
+    ]
 
 
 def number(value: float, digits: int) -> str:
@@ -419,23 +378,72 @@ def _kind(name: str) -> str:
     return next((kind for pattern, kind in _KINDS if re.search(pattern, name)), "other")
 
 
-def _beside(value: float, theirs: float | None, digits: int) -> list[str]:
-    if theirs is None:
-        return [number(value, digits), ""]
-    return [number(value, digits), f"{number(theirs, digits)}  {100 * (value / theirs - 1):+.2f} %"]
+def _step_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for model, network, counted in _networks(result):
+        theirs = model["paper"].get("per_step", {}).get(network, {})
+        rows.append(
+            [
+                model["model"],
+                NETWORKS[network],
+                number(counted["parameters"], 3),
+                _deviation(counted["parameters"], theirs.get("parameters")),
+                number(counted["guided"]["layers"], 2),
+                _deviation(counted["guided"]["layers"], theirs.get("guided")),
+                number(counted["guided"]["full"], 2),
+                number(counted["conditional"]["layers"], 2),
+                number(counted["shallow_guided"]["layers"], 2) if "shallow_guided" in counted else "",
+            ]
+        )
+    return rows
 
 
-def _shares(model: dict[str, Any]) -> Table:
-    """Each block's or kind's MACs of a guided step, attention's products included, and its share."""
-    networks = model["shares"]
-    title = f"{model['model']}: a guided step, with attention"
-    result = compact_table(title, ("",), [NETWORKS[name] for name in networks])
-    whole = {name: sum(macs["full"] for macs in found.values()) for name, found in networks.items()}
-    first = next(iter(networks.values()))
-    for part in sorted(first, key=lambda part: -first[part]["full"]):
-        cells = []
-        for name, found in networks.items():
-            macs = found.get(part, {"full": 0})["full"]
-            cells.append(f"{number(macs, 2)}  {100 * macs / whole[name]:4.1f} %" if macs else "")
-        result.add_row(part, *cells)
-    return result
+def _video_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each setting. The paper's base is the original model; its cut videos are without TCA."""
+    rows = []
+    for model, network, counted in _networks(result):
+        for setting, macs in counted["per_video"].items():
+            theirs = model["paper"].get("per_video", {}).get(setting)
+            if network == "original" and setting != "none":
+                continue
+            if network == "modified" and (setting == "none" or theirs is None):
+                continue
+            if (network, setting) == ("vcut", "none"):
+                theirs = None
+            beside = ["" if theirs is None else number(theirs, 1), _deviation(macs["layers"], theirs)]
+            cells = [number(macs["layers"], 1), *beside, number(macs["full"], 1)]
+            rows.append([model["model"], NETWORKS[network], setting, *cells])
+    return rows
+
+
+def _networks(result: Mapping[str, Any]) -> Iterator[tuple[Any, str, Any]]:
+    for model in result["models"]:
+        for network, counted in model["networks"].items():
+            yield model, network, counted
+
+
+def _merge(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Make one row of rows that differ in their model alone."""
+    models: dict[tuple[str, ...], list[str]] = {}
+    for model, *cells in rows:
+        models.setdefault(tuple(cells), []).append(model)
+    return [[", ".join(names), *cells] for cells, names in models.items()]
+
+
+def _deviation(value: float, theirs: float | None) -> str:
+    return "" if theirs is None else f"{100 * (value / theirs - 1):+.2f} %"
+
+
+def _shares(model: Mapping[str, Any]) -> Numbers:
+    """Return each block's or kind's MACs of a guided step, attention's products included, and its share."""
+    shares = model["shares"]
+    whole = {name: sum(macs["full"] for macs in parts.values()) for name, parts in shares.items()}
+    rows = []
+    for part in sorted(shares["original"], key=lambda part: -shares["original"][part]["full"]):
+        row = [part]
+        for name, parts in shares.items():
+            macs = parts.get(part, {"full": 0})["full"]
+            row += [number(macs, 2), f"{100 * macs / whole[name]:.1f} %"] if macs else ["", ""]
+        rows.append(row)
+    head = [cell for name in shares for cell in (NETWORKS[name], "share")]
+    return Numbers(f"Where a guided step's MACs go, {model['model']}", ["", *head], rows, "With attention's products.")

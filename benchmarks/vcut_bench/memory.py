@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
-from vcut_runtime.graphs import take_turns
-from vcut_runtime.manifest import EngineSet, Manifest
 
 from vcut_bench import peak
-from vcut_bench.compact import compact_table
+from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import about, provenance
 from vcut_runtime import VcutError, open_bundle
 from vcut_runtime.errors import UsageError
+from vcut_runtime.graphs import take_turns
+from vcut_runtime.manifest import EngineSet, Manifest
 
 _WIDTH = {"fp16": 2, "bf16": 2, "fp32": 4}  # bytes
 
@@ -139,45 +138,44 @@ def component_parameters(manifest: Manifest) -> dict[str, int]:
     return {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
 
 
-def table(result: Mapping[str, Any]) -> list[Table]:
-    """Return what the terminal shows: disk, host and device."""
-    disk = compact_table("Disk", [""], ["size"], [""])
-    for row in disk_rows(result):
-        disk.add_row(*row)
-    host = compact_table("Host", [""], ["peak of the largest process"], [""])
-    for name, found in result["host"].items():
-        host.add_row(name, *([size(found["peak_bytes"]), ""] if "peak_bytes" in found else ["", found["skipped"]]))
-    device = compact_table("Device", [""], ["size"], [""])
-    for row in device_rows(result):
-        device.add_row(*row)
-    return [disk, host, device]
+def numbers(result: Mapping[str, Any]) -> list[Numbers]:
+    """Return what lies on disk, the host memory of each process, and the device memory."""
+    host = [
+        [name, size(row["peak_bytes"]) if "peak_bytes" in row else "", row.get("skipped", "")]
+        for name, row in result["host"].items()
+    ]
+    return [
+        Numbers("Disk", ["", "size", "remark"], _disk_rows(result)),
+        Numbers("Host memory", ["", "peak", "remark"], host, "The largest process of each command."),
+        Numbers("Device memory", ["", "size", "remark"], _device_rows(result), "Engines: as their builder reports it."),
+    ]
 
 
-def disk_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return name, size and remark of everything on disk."""
+def _disk_rows(result: Mapping[str, Any]) -> list[list[str]]:
     disk = result["disk"]
-    weights = sum(disk["weights"].values())
+    engines = disk["engines"]
     rows = [["graphs", size(disk["graphs"]), ""]]
     rows += [[name, size(count), ""] for name, count in disk["weights"].items()]
-    rows += [[f"engines {target}", size(count), "with their own weights"] for target, count in disk["engines"].items()]
-    rows.append(["bundle", size(disk["graphs"] + weights + sum(disk["engines"].values())), ""])
-    rows.append(["checkpoint", size(sum(disk["checkpoint"].values())), disk["checkpoint_is"]])
+    rows += [[f"engines {target}", size(count), "with their own weights"] for target, count in engines.items()]
+    whole = disk["graphs"] + sum(disk["weights"].values()) + sum(engines.values())
+    rows.append(["bundle", size(whole), ""])
+    rows.append(["diffusers' checkpoint", size(sum(disk["checkpoint"].values())), disk["checkpoint_is"]])
     return rows
 
 
-def device_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """Return name, size and remark of everything in the device's memory, reported and measured."""
+def _device_rows(result: Mapping[str, Any]) -> list[list[str]]:
     rows = []
-    for target, found in result["device_memory"]["engines"].items():
-        for name in found["weights"]:
-            parts = f"activations {size(found['activations'][name])}, weights {size(found['weights'][name])}"
-            rows.append([f"{target} {name}", size(found["activations"][name] + found["weights"][name]), parts])
-        rows.append([f"{target}, all engines", size(found["all"]), "weights and the largest activations"])
-        rows.append([f"{target}, --low-memory", size(found["low_memory"]), "one stage's weights at a time"])
+    for target, engines in result["device_memory"]["engines"].items():
+        for name, weights in engines["weights"].items():
+            activations = engines["activations"][name]
+            parts = f"activations {size(activations)}, weights {size(weights)}"
+            rows.append([f"{target} {name}", size(activations + weights), parts])
+        rows.append([f"{target}, all engines", size(engines["all"]), "weights and the largest activations"])
+        rows.append([f"{target}, --low-memory", size(engines["low_memory"]), "one stage's weights at a time"])
     rows.append(["diffusers, weights alone", size(result["device_memory"]["diffusers_weights"]), result["precision"]])
-    for name, found in result["host"].items():
-        if found.get("device_bytes"):
-            rows.append([name, size(found["device_bytes"]), "measured peak"])
+    for name, row in result["host"].items():
+        if row.get("device_bytes"):
+            rows.append([name, size(row["device_bytes"]), "measured peak"])
     return rows
 
 

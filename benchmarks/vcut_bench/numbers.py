@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -52,6 +52,14 @@ def terminal(numbers: Numbers) -> Any:
     for row in numbers.rows:
         table.add_row(*map(Text, row))
     return table
+
+
+def show(tables: Iterable[Numbers]) -> None:
+    """Print tables on standard output."""
+    from vcut_runtime.terminal import stdout
+
+    for numbers in tables:
+        stdout.print(terminal(numbers))
 
 
 def markdown(numbers: Numbers) -> str:

@@ -11,12 +11,14 @@ scaled down, nearer to a model whose temporal layers were added to a finished im
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import provenance, save
 from vcut_runtime.schedule import decode_chunks
 
@@ -80,6 +82,28 @@ def measure(temporal: float) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def numbers(result: Mapping[str, Any]) -> list[Numbers]:
+    """Return a table for each weight of the temporal layers."""
+    return [
+        Numbers(
+            f"Decoded in chunks, temporal layers x {weight}",
+            ["frames at a time, overlap", "decoded", "at seams", "elsewhere", "PSNR"],
+            [
+                [
+                    f"{row['frames']}, {row['overlap']}",
+                    f"{row['decoded']:.2f} x",
+                    f"{row['at_seams']:.2f}",
+                    f"{row['elsewhere']:.2f}",
+                    f"{row['psnr']:.0f} dB",
+                ]
+                for row in settings
+            ],
+            "Error of the change from frame to frame, RMS in levels of 255, and PSNR, against decoding all at once.",
+        )
+        for weight, settings in result["temporal"].items()
+    ]
 
 
 def main(output: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None) -> None:

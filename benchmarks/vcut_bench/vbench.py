@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from vcut_runtime.manifest import Tca
 
 from vcut_bench.compact import compact_table
 from vcut_bench.compiled import (
@@ -39,6 +38,7 @@ from vcut_bench.work import InputImage, load_input, read_json, work_folder, writ
 from vcut_runtime import Bundle
 from vcut_runtime.errors import UsageError
 from vcut_runtime.images import Fit
+from vcut_runtime.manifest import Tca
 from vcut_runtime.schedule import QualityBias, check_cut_step
 from vcut_runtime.video import Video
 

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import reference as independent
-from vcut_bench import compiled, fidelity, reference, tables, work
+from vcut_bench import compiled, fidelity, reference, work
 from vcut_runtime import Pipeline, UsageError, VcutError, open_bundle
 
 CUTS = [1, 3]  # of the small bundle's 4 steps
@@ -128,7 +128,9 @@ def test_a_cache_interval_is_every_videos(
     assert found[3]["cache_interval"] == 3
     for exact, cached in zip(found[1]["curves"], found[3]["curves"], strict=True):
         assert cached["psnr"]["mean"] != exact["psnr"]["mean"]
-    assert "2 images x 1 seeds, cache interval 3; " in tables._RENDER["fidelity"](found[3])
+    (table,) = fidelity.numbers(found[3])
+    assert table.title.endswith("cache interval 3")
+    assert "2 images x 1 seeds" in table.note
     for bundle, interval, words in ((small_bundle, 2, "export them with --deep-cache"), (deep_bundle, 0, "below 1")):
         with pytest.raises(UsageError, match=words):
             fidelity.measure([bundle], images, cache_interval=interval, **options)
@@ -303,18 +305,17 @@ def test_cut_steps_as_text() -> None:
             compiled.parse_cut_steps(text)
 
 
-def test_the_tables_show_every_point(result: dict[str, Any]) -> None:
-    shown = fidelity.table(result)
-    assert shown.row_count == 1 + len(result["curves"])
-    lines = tables._RENDER["fidelity"](result).splitlines()
-    assert [line.split("|")[1].strip() for line in lines[2:5]] == ["none", "1", "3"]
-    for point in result["curves"]:
-        row = lines[2 + [None, *CUTS].index(point["cut_step"])]
-        assert f"{point['psnr']['mean']:.1f} ± {point['psnr']['std']:.1f} dB" in row
+def test_the_table_shows_every_point(result: dict[str, Any]) -> None:
+    (table,) = fidelity.numbers(result)
+    assert len(table.rows) == 1 + len(result["curves"])
+    for row, point in zip(table.rows[1:], result["curves"], strict=True):
+        cut = "none" if point["cut_step"] is None else str(point["cut_step"])
+        assert row[:3] == [f"TCA {point['tca']}", point["quality_bias"], cut]
+        assert row[3] == f"{point['psnr']['mean']:.1f} ± {point['psnr']['std']:.1f}"
     falls = {claim["tca"]: claim["falls_at"] for claim in result["monotone"] if claim["quality_bias"] == "mean"}
-    words = {tca: f"but at {', '.join(map(str, at))}" if at else "at every step" for tca, at in falls.items()}
-    assert f"remove, mean: {words['remove']}" in lines[6]
-    assert "2 images x 2 seeds" in lines[-1]
+    words = {tca: f"not at {', '.join(map(str, at))}" if at else "at every step" for tca, at in falls.items()}
+    assert f"TCA remove, bias mean: {words['remove']}" in table.note
+    assert "2 images x 2 seeds" in table.note
 
 
 def test_the_command_prints_json(

@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from vcut_bench import latency, roofline, turns
+from vcut_bench.numbers import terminal
 from vcut_bench.peers import PEERS, Job
 from vcut_runtime import UsageError, VcutError
 
@@ -76,34 +77,42 @@ def measure(bundle: Path, log: list[Any], open_worker: Callable[[Job], Any] | No
 
 def printed(result: Any) -> list[str]:
     console = Console(file=io.StringIO(), width=80)
-    for part in latency.table(result):
-        console.print(part, soft_wrap=isinstance(part, str), markup=False)
+    for table in latency.numbers(result):
+        console.print(terminal(table))
     return [line.strip() for line in console.file.getvalue().splitlines()]  # pyright: ignore
 
 
 def test_the_tables_fit_a_terminal_of_80_columns() -> None:
     """With the longest times and names that there are."""
-    numbers = {"median": 1234.5678, "p95": 1234.5678, "spread": 0.123}
+    numbers = {"median": 1234.5678, "p95": 1234.5678, "spread": 0.123, "values": [1234.5678]}
     row = {
-        "title": "x" * 60,
         "step_loop": numbers,
         "video": numbers,
         "psnr": 31.25,
-        "speedup_over_diffusers": {"median": 12.345},
+        "speedup_over_diffusers": {"median": 12.345, "range": [10.0, 15.0]},
         "roofline_share": 0.4321,
         "stages": dict.fromkeys(turns.STAGES, numbers),
         "steps": dict.fromkeys(turns.STAGES[1:3], numbers),
         "peak_device_memory_bytes": None,
         "peak_host_memory_bytes": 12_345_678_901,
     }
-    shape = {"frames": 25, "height": 576, "width": 1024}
-    about = {"model": "m", "shape": shape, "precision": "fp16", "backend": "b", "device": "d", "threads": 2}
-    lines = printed({**about, "configurations": dict.fromkeys(["vcut c=none k=3", *PEERS], row)})
+    titles = {
+        "vcut c=none k=3": "vcut, never cut, cache interval 3: 9 full steps + 16 shallow",
+        "vcut c=17": "vcut, c=17",
+    }
+    titles |= {name: peer.title for name, peer in PEERS.items()}
+    result = {"cut_step": 17, "configurations": {name: {**row, "title": title} for name, title in titles.items()}}
+    lines = printed(result)
     assert not any("…" in line for line in lines)
-    assert len([line for line in lines if line.startswith("onnxruntime-unfolded")]) == 2
-    assert [line for line in lines if line.startswith("tgate")][1].split()[1:] == ["1235"] * 7 + ["12.3"]
-    full = next(line for line in lines if line.startswith("diffusers-compiled")).split()
-    assert full[1:] == ["1234.57", "s", "1234.57", "s", "12", "%", "12.35", "x", "31.2", "dB", "43", "%"]
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if line.startswith("T-GATE")][1].split()[1:] == ["1235"] * 7 + ["12.3"]
+    full = next(line for line in lines if line.startswith("T-GATE")).split()
+    assert full[1:] == [
+        *("1234.57", "s", "1234.57", "s", "12", "%", "12.35", "x"),
+        *("10.00", "to", "15.00", "31.2", "dB", "43", "%"),
+    ]
+    pair = [line for line in lines if line.startswith("T-GATE")][2].split()
+    assert pair[1:7] == ["31.2", "dB", "1.00", "x", "1.00", "to"]
 
 
 def test_statistics_of_known_values() -> None:
@@ -214,8 +223,9 @@ def test_a_peer_that_does_not_open_or_fails_is_skipped_with_the_reason(small_bun
     assert len(found["diffusers"]["video"]["values"]) == 3
     assert sum(side == "deepcache" and what != "closed" for side, what in log) == 2
     lines = printed(result)
-    assert "tgate: skipped, tgate is not installed: pip install --no-deps tgate" in lines
-    assert any(line.split()[:2] == ["diffusers", f"{found['diffusers']['step_loop']['median']:.2f}"] for line in lines)
+    assert "T-GATE tgate is not installed: pip install --no-deps tgate" in [" ".join(line.split()) for line in lines]
+    loop = f" {found['diffusers']['step_loop']['median']:.2f} s"
+    assert any(line.startswith("diffusers,") and loop in line for line in lines)
 
 
 def test_our_own_failure_ends_the_benchmark_and_every_process(small_bundle: Path) -> None:
@@ -266,4 +276,4 @@ def test_one_real_run_through_the_command(deep_bundle: Path, tmp_path: Path) -> 
         assert found["step_loop"]["median"] > 0
         assert 0 < found["roofline_share"] < 1
         assert 20e6 < found["peak_host_memory_bytes"] < 4e9
-    assert len(latency.table(result)) == 3
+    assert [table.title for table in latency.numbers(result)][:1] == ["Step loop"]

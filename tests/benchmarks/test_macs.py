@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
 from vcut_bench import macs
-from vcut_bench.tables import ROOT
+from vcut_bench.numbers import terminal
+from vcut_bench.results_page import RESULTS
 from vcut_export.checkpoint import resolve
 from vcut_export.plan import make_plan
 from vcut_runtime.errors import UsageError
@@ -112,7 +112,7 @@ def test_each_stage_of_a_video_begins_with_all_layers(
     steps = zip((*full, *shallow), ("guided", "conditional", "shallow_guided", "shallow_conditional"), strict=True)
     assert vcut["per_video"][setting]["full"] == sum(count * vcut[step]["full"] for count, step in steps)
     assert setting not in model["networks"]["original"]["per_video"]
-    assert any(row[2] == setting for row in macs.video_rows(tiny))
+    assert any(row[2] == setting for row in macs.numbers(tiny)[1].rows)
 
 
 def test_a_shallow_step_is_the_last_layer_and_what_is_around_it(family: Any, tiny: Any) -> None:
@@ -124,17 +124,29 @@ def test_a_shallow_step_is_the_last_layer_and_what_is_around_it(family: Any, tin
         assert "shallow_guided" not in networks["original"]
 
 
-def test_every_row_is_a_line_of_80_columns(family: Any, tiny: Any) -> None:
+def test_every_figure_fits_80_columns(family: Any, tiny: Any) -> None:
     from rich.console import Console
 
     result = {**tiny, "models": [*family.values(), *tiny["models"]]}
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(*macs.table(result))
-    text = capture.get()
-    assert "…" not in text
-    rows = [row for row in [*macs.step_rows(result), *macs.video_rows(result)] if row[1] == "vcut"]
-    assert len(re.findall(r"^ svd\S* +vcut ", text, re.MULTILINE)) == len(rows)
+        console.print(*map(terminal, macs.numbers(result)))
+    lines = capture.get().splitlines()
+    assert not any("…" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+    for table in macs.numbers(result):
+        for row in table.rows:
+            figures = [cell for i, cell in enumerate(row) if table.is_numeric(i) and cell]
+            assert any(" ".join(figures) in " ".join(line.split()) for line in lines), row
+
+
+def test_models_of_one_network_are_one_row(family: Any) -> None:
+    step, video = macs.numbers({"steps": 25, "models": list(family.values())})
+    names = [row[0] for row in (*step.rows, *video.rows) if row[1] == "vcut"]
+    assert set(names) == {"svd", "svd-xt, svd-xt-1.1"}
+    (cut,) = [row for row in video.rows if row[:3] == ["svd-xt, svd-xt-1.1", "TCA removed", "17"]]
+    assert cut[4] == "1288.0 T"
+    assert not any(row[1] == "TCA removed" and not row[4] for row in video.rows)
 
 
 def test_shares_add_up_and_show_what_was_folded(tiny: Any) -> None:
@@ -174,7 +186,7 @@ def test_impossible_options_are_refused_before_any_work() -> None:
 
 def test_the_kept_count_reaches_its_bars() -> None:
     """A recorded measurement of the whole family, not one of this run."""
-    paths = list((ROOT / "benchmarks/results").glob("macs-*.json"))
+    paths = list(RESULTS.glob("macs-*.json"))
     assert paths
     for path in paths:
         result = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""The README's tables are the measured results, and nothing else."""
+"""RESULTS.md shows the measured results, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,17 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from vcut_bench.tables import COUNTERPARTS, ROOT, fill
+from vcut_bench.latency import COUNTERPARTS
+from vcut_bench.results_page import PAGE, RESULTS, TEMPLATE, fill, newest
 from vcut_bench.turns import ratios
+from vcut_runtime.errors import UsageError
 from vcut_runtime.manifest import GRAPHS
 
-README = (ROOT / "README.md").read_text()
-RESULTS = ROOT / "benchmarks/results"
+PLACES = re.findall(r"^\{\{ (\S+) \}\}$", TEMPLATE.read_text("utf-8"), re.MULTILINE)
 
 
-def test_the_readme_shows_the_kept_results() -> None:
-    assert "<!-- results:" in README
-    assert fill(README, RESULTS) == README, "run 'make tables'"
+def test_the_page_shows_the_kept_results() -> None:
+    assert fill(TEMPLATE.read_text("utf-8")) == PAGE.read_text("utf-8"), "run 'make tables'"
+
+
+def test_every_kept_result_is_on_the_page() -> None:
+    assert {newest(name) for name in PLACES} == set(RESULTS.glob("*.json"))
+
+
+def test_the_newest_result_of_a_name_is_shown(tmp_path: Path) -> None:
+    for name in ("a-2026-01-09", "a-2026-02-01", "a-b-2027-01-01", "a-2027"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    assert newest("a", tmp_path).name == "a-2026-02-01.json"
+    assert newest("a-b", tmp_path).name == "a-b-2027-01-01.json"
+    with pytest.raises(UsageError, match="no c-DATE"):
+        newest("c", tmp_path)
 
 
 def test_every_kept_result_says_where_it_comes_from() -> None:
@@ -28,15 +41,17 @@ def test_every_kept_result_says_where_it_comes_from() -> None:
         assert result["date"] in path.name
 
 
-def test_a_changed_result_changes_the_table(tmp_path: Path) -> None:
-    name = re.findall(r"results: (latency\S+)", README)[0]
-    for path in RESULTS.glob("*.json"):
-        (tmp_path / path.name).write_text(path.read_text())
-    result = json.loads((RESULTS / name).read_text())
+def test_a_changed_result_changes_the_page(tmp_path: Path) -> None:
+    path = newest("latency-cpu")
+    result = json.loads(path.read_text())
     ours = result["configurations"][f"vcut c={result['cut_step']}"]
     ours["speedup_over_diffusers"]["median"] = 123.0
-    (tmp_path / name).write_text(json.dumps(result))
-    assert "123.00 x" in fill(README, tmp_path)
+    (tmp_path / path.name).write_text(json.dumps(result))
+    text = fill("before\n\n{{ latency-cpu }}\n\nafter", tmp_path)
+    assert "123.00 x" in text
+    assert f"`{result['command']}`" in text
+    for fact in (result["date"], result["device"], *result["versions"].values(), "12 frames of 72x96"):
+        assert fact in text
 
 
 def kept_latency() -> dict[str, dict]:
