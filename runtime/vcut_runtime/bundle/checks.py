@@ -159,6 +159,8 @@ def _check_shapes(manifest: Manifest, graphs: dict[str, BoundGraph]) -> None:
     for what, name, entry in holders:
         for tensors, expected in zip((entry.inputs, entry.outputs), graphs[name], strict=True):
             actual, right = ({t.name: (t.dtype, t.shape) for t in side} for side in (tensors, expected))
+            if len(actual) != len(tensors):
+                raise ValueError(f"the manifest lists a tensor of {what} twice: {_AGAIN}")
             if actual != right:
                 wrong = next((k for k in {**right, **actual} if actual.get(k) != right.get(k)), name)
                 raise ValueError(f"the manifest's shape of {wrong!r} in {what} does not fit its sizes: {_AGAIN}")
