@@ -24,7 +24,7 @@ from onnx import (
     helper,
 )
 
-from vcut_runtime.onnx_scan import external_locations
+from vcut_runtime.bundle.onnx_scan import external_locations
 
 
 def external(*locations: str) -> TensorProto:
@@ -118,8 +118,8 @@ def as_text(value: str | bytes) -> str:
 def locations_by_onnx(data: bytes) -> set[str]:
     """Every location that the onnx package finds; none where it cannot read ``data``."""
     try:
-        found: list[Any] = [m for m in messages(onnx.load_model_from_string(data)) if isinstance(m, TensorProto)]
-        entries = [entry for tensor in found for entry in tensor.external_data]
+        tensors: list[Any] = [m for m in messages(onnx.load_model_from_string(data)) if isinstance(m, TensorProto)]
+        entries = [entry for tensor in tensors for entry in tensor.external_data]
         return {as_text(entry.value) for entry in entries if entry.key == "location"}
     except DecodeError:
         return set()
@@ -128,10 +128,10 @@ def locations_by_onnx(data: bytes) -> set[str]:
 def read_or_refused(data: bytes) -> None:
     """What the scan reads, it reads whole; anything but a set or a ValueError fails the test."""
     try:
-        found = external_locations(data)
+        locations = external_locations(data)
     except ValueError:
         return
-    assert found >= locations_by_onnx(data)
+    assert locations >= locations_by_onnx(data)
 
 
 def varint(value: int) -> bytes:
@@ -171,8 +171,8 @@ def test_file_saved_by_onnx_names_its_data(tmp_path: Path) -> None:
 
 def test_every_location_is_found() -> None:
     tensors = [external("a.bin"), external("../b.bin", "/etc/c.bin"), external("ü 重.bin"), external("a.bin")]
-    found = external_locations(model(graph(initializer=tensors)).SerializeToString())
-    assert found == {"a.bin", "../b.bin", "/etc/c.bin", "ü 重.bin"}
+    locations = external_locations(model(graph(initializer=tensors)).SerializeToString())
+    assert locations == {"a.bin", "../b.bin", "/etc/c.bin", "ü 重.bin"}
 
 
 def test_location_that_is_not_utf8_is_found() -> None:
