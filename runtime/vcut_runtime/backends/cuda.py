@@ -126,7 +126,7 @@ class Cuda:
             _, needed = self._rt.cudaRuntimeGetVersion()
             raise UsageError(
                 f"the NVIDIA driver is too old, it runs CUDA {driver // 1000}.{driver % 1000 // 10} and cuda-bindings "
-                f"wants {needed // 1000}.{needed % 1000 // 10}: update the driver, or pip install "
+                f"needs {needed // 1000}.{needed % 1000 // 10}: update the driver, or pip install "
                 f"'cuda-bindings<{driver // 1000 + 1}'"
             )
         if code:
