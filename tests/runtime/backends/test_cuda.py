@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import vcut_runtime.cuda as module
+import vcut_runtime.backends.cuda as module
 from fakes import FakeCuda, Result
 from vcut_runtime import UsageError, VcutError
-from vcut_runtime.cuda import Cuda
+from vcut_runtime.backends.cuda import Cuda
 
 
 class Absent(FakeCuda):
@@ -90,7 +90,7 @@ def test_no_driver() -> None:
 
 def test_an_old_driver_is_told_both_ways_out() -> None:
     message = one_line(UsageError, lambda: Cuda(Old()))
-    assert "it runs CUDA 12.4 and cuda-bindings wants 13.5" in message
+    assert "it runs CUDA 12.4 and cuda-bindings needs 13.5" in message
     assert "update the driver" in message
     assert "pip install 'cuda-bindings<13'" in message
 
@@ -126,7 +126,7 @@ def test_the_real_bindings_without_a_gpu_say_so_on_one_line() -> None:
 
 
 def test_the_real_bindings_have_everything_that_is_used() -> None:
-    """Of names that are written out and names that are passed as text."""
+    """Names that are written out, and names that are passed as text."""
     runtime = importlib.import_module("cuda.bindings.runtime")
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     functions, constants = set(), set()
@@ -227,7 +227,7 @@ def test_what_is_copied_in_comes_out_again(dtype: str, shape: tuple[int, ...]) -
     assert here.address % 256 == there.address % 256 == 0
     cuda.copy_in(here.address, array)
     want = array.copy()
-    array[:] = 0  # what was copied in is the device's now
+    array[:] = 0  # the device has its own copy
     cuda.copy(there.address, here.address, array.nbytes)
     result = np.empty_like(array)
     cuda.copy_out(result, there.address)
@@ -296,7 +296,7 @@ def test_a_body_that_raises_leaves_capture_mode(error: BaseException) -> None:
     assert modes == [True]
     assert caught.value is error
     assert gpu.capturing is None
-    cuda.synchronize()  # which a capturing stream refuses
+    cuda.synchronize()  # a capturing stream refuses it
 
 
 def test_the_bodys_error_is_not_hidden_by_the_captures() -> None:

@@ -1,4 +1,4 @@
-"""Whether engines can run here: the manifest's word, the GPU's, and the library's own."""
+"""Whether engines can run here, by the manifest, the GPU and the library."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from fakes import FakeCuda, add_fake_engines, fake_tensorrt
 from vcut_runtime import open_bundle
-from vcut_runtime.cuda import Cuda
-from vcut_runtime.engine_validity import why_invalid
-from vcut_runtime.manifest import EngineLibrary
-from vcut_runtime.tensorrt_library import Library, load_library
+from vcut_runtime.backends.cuda import Cuda
+from vcut_runtime.backends.engine_validity import describe_target, why_invalid
+from vcut_runtime.backends.tensorrt_library import Library, load_library
+from vcut_runtime.bundle.manifest import EngineLibrary, EngineSet
 
 BITS = {"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4, "MALFORMED_ENGINE": 32}
 
@@ -109,7 +109,7 @@ def test_the_library_is_asked_about_a_header_and_its_yes_is_enough(bundle_copy: 
     engine = (bundle_copy / "engines" / target / "condition.engine").read_bytes()
     assert len(headers) == 1
     assert engine.startswith(headers[0])
-    assert 64 <= len(headers[0]) < len(engine)  # gigabytes stay where they are
+    assert 64 <= len(headers[0]) < len(engine)  # the gigabytes after the header are not read
 
 
 @pytest.mark.parametrize(
@@ -149,3 +149,16 @@ def test_the_real_library_knows_what_is_no_engine(bundle_copy: Path) -> None:
     assert f"TensorRT-RTX {library.version} finds them invalid here (" in answer
     assert "malformed engine" in answer or "version mismatch" in answer
     assert len(answer.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("capability", "gpu", "words"),
+    [
+        (None, None, "Ampere and later"),
+        (None, "NVIDIA A10G", "Ampere and later (NVIDIA A10G)"),
+        ("8.6", "a10", "compute capability 8.6 (a10)"),
+        ("8.6", None, "compute capability 8.6"),
+    ],
+)
+def test_a_target_in_words(capability: str | None, gpu: str | None, words: str) -> None:
+    assert describe_target(EngineSet("tensorrt-rtx", "1.2.3", capability, gpu, {})) == words

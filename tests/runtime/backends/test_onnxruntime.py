@@ -1,4 +1,4 @@
-"""How ONNX Runtime's sessions are made and kept; what they compute is tested with the pipeline."""
+"""How ONNX Runtime's sessions are made and kept. The pipeline's tests check what they compute."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vcut_runtime import Pipeline
-from vcut_runtime.backends import Options, open_backend
-from vcut_runtime.bundle import open_bundle
-from vcut_runtime.onnxruntime_backend import thread_settings
+from example_manifest import example
+from vcut_runtime import BackendOptions, Pipeline, UsageError, VcutError, open_bundle
+from vcut_runtime.backends import onnxruntime, open_backend
+from vcut_runtime.backends.onnxruntime import attention_bytes, check_cpu, thread_settings
+from vcut_runtime.bundle.geometry import Sizes
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_no_affinities_where_the_system_has_none(monkeypatch: pytest.MonkeyPatch
 
 
 def test_settings_reach_the_session(small_bundle: Path) -> None:
-    backend: Any = open_backend(open_bundle(small_bundle), "onnxruntime-cpu", Options(threads=1))
+    backend: Any = open_backend(open_bundle(small_bundle), "onnxruntime-cpu", BackendOptions(threads=1))
     backend.load("condition")
     options = backend._sessions["condition"].get_session_options()
     assert options.intra_op_num_threads == 1
@@ -67,3 +68,22 @@ def test_with_little_memory_a_step_and_its_shallow_one_stay_together(
     steps = ("semantic_binding", "quality_improvement")
     assert made == ["condition", *(name for step in steps for name in (step, f"{step}_shallow")), "decode"]
     assert list(backend._sessions) == ["decode"]
+
+
+def test_the_largest_attention_of_a_guided_step() -> None:
+    geometry = example().geometry
+    for heads in (5, [5, 10, 20]):  # diffusers takes both
+        assert attention_bytes(geometry, {"num_attention_heads": heads}, geometry.sizes) == 2 * 14 * 5 * 96**2 * 4
+    assert attention_bytes(geometry, {}, Sizes(1, 128, 96)) == 2 * 5 * 192**2 * 4
+
+
+def test_the_cpu_refuses_what_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry, unet = example().geometry, {"num_attention_heads": [5]}
+    need = attention_bytes(geometry, unet, geometry.sizes)
+    monkeypatch.setattr(onnxruntime, "total_memory", lambda: need)
+    check_cpu("fp32", geometry, unet)
+    with pytest.raises(VcutError, match=r"for attention on the CPU, this machine has .*: run it on a GPU") as caught:
+        check_cpu("fp32", geometry, unet, geometry.sizes._replace(frames=15))
+    assert not isinstance(caught.value, UsageError)
+    with pytest.raises(UsageError, match="a bf16 bundle needs a GPU"):
+        check_cpu("bf16", geometry, unet)

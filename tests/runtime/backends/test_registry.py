@@ -1,4 +1,4 @@
-"""What runs a bundle here, why, and what is said when nothing does."""
+"""Which backend runs a bundle here, why, and what is said if none can."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from fakes import FakeCuda, add_fake_engines, fake_tensorrt
-from vcut_runtime import BundleError, Pipeline, UsageError, VcutError, open_bundle
-from vcut_runtime.backends import BACKENDS, Options, choose, describe_target, open_backend, verdicts
-from vcut_runtime.cuda import Cuda
-from vcut_runtime.manifest import EngineLibrary, EngineSet
-from vcut_runtime.tensorrt_library import Library
+from vcut_runtime import BackendOptions, BundleError, Pipeline, UsageError, VcutError, open_bundle
+from vcut_runtime.backends import BACKENDS, choose, open_backend, verdicts
+from vcut_runtime.backends.cuda import Cuda
+from vcut_runtime.backends.tensorrt_library import Library
+from vcut_runtime.bundle.manifest import EngineLibrary
 
 NO_CUDA = "no driver for ONNX Runtime"
 
@@ -27,17 +27,17 @@ class Machine:
         self.libraries: dict[str, str] = {"tensorrt": "1.2.3", "tensorrt-rtx": "1.2.3"}  # and their versions
         self.onnxruntime_cuda = False
         self.cpu_refuses = ""
-        cuda = importlib.import_module("vcut_runtime.cuda")
-        onnx = importlib.import_module("vcut_runtime.onnxruntime_backend")
+        tensorrt = importlib.import_module("vcut_runtime.backends.tensorrt")
+        onnx = importlib.import_module("vcut_runtime.backends.onnxruntime")
         check_cpu = onnx.check_cpu
 
-        def check(manifest: Any, sizes: Any) -> None:
+        def check(*arguments: Any) -> None:
             if self.cpu_refuses:
                 raise UsageError(self.cpu_refuses)
-            check_cpu(manifest, sizes)
+            check_cpu(*arguments)
 
-        monkeypatch.setattr(cuda, "Cuda", self.cuda)
-        monkeypatch.setattr(importlib.import_module("vcut_runtime.tensorrt_library"), "load_library", self.load)
+        monkeypatch.setattr(tensorrt, "Cuda", self.cuda)
+        monkeypatch.setattr(tensorrt, "load_library", self.load)
         monkeypatch.setattr(onnx, "missing_cuda", lambda: "" if self.onnxruntime_cuda else NO_CUDA)
         monkeypatch.setattr(onnx, "check_cpu", check)
 
@@ -64,7 +64,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(bundle: Path, name: str, kind: type[VcutError] = UsageError) -> str:
-    """The one line that choosing fails with."""
+    """Return the one line that choosing fails with."""
     with pytest.raises(kind) as caught:
         choose(open_bundle(bundle), name)
     assert type(caught.value) is kind
@@ -74,7 +74,7 @@ def refused(bundle: Path, name: str, kind: type[VcutError] = UsageError) -> str:
 
 
 def test_the_order_of_preference(machine: Machine, bundle_copy: Path) -> None:
-    """Each goes when what it needs goes."""
+    """A backend is left out if something that it needs is missing."""
     add_fake_engines(bundle_copy, "tensorrt-rtx")
     add_fake_engines(bundle_copy, "tensorrt")
     machine.onnxruntime_cuda = True
@@ -97,7 +97,7 @@ def test_engines_that_fit_are_chosen_and_why(machine: Machine, bundle_copy: Path
     backend = open_backend(bundle)
     assert backend.name == library
     assert backend.notes[0] == f"{library}: {chosen.reason}"
-    assert open_backend(bundle, library).notes == []  # who names it need not be told
+    assert open_backend(bundle, library).notes == []  # a user who names a backend knows it
 
 
 @pytest.mark.parametrize("order", [("8.6", None), (None, "8.6")])
@@ -111,7 +111,7 @@ def test_engines_for_this_very_gpu_come_before_portable_ones(
     machine.gpu = FakeCuda("8.9", name="Fake L4")
     chosen = choose(bundle)
     assert "engines tensorrt-rtx-portable fit Fake L4 (compute capability 8.9)" in chosen.reason
-    assert getattr(chosen.open(Options()), "target") == "tensorrt-rtx-portable"  # noqa: B009
+    assert getattr(chosen.open(BackendOptions()), "target") == "tensorrt-rtx-portable"  # noqa: B009
 
 
 def test_invalid_engines_for_this_gpu_give_way_to_portable_ones(machine: Machine, bundle_copy: Path) -> None:
@@ -120,7 +120,7 @@ def test_invalid_engines_for_this_gpu_give_way_to_portable_ones(machine: Machine
     assert "tensorrt-rtx-portable" in choose(open_bundle(bundle_copy)).reason
 
 
-def test_every_set_that_does_not_fit_is_told(machine: Machine, bundle_copy: Path) -> None:
+def test_every_set_that_does_not_fit_is_named(machine: Machine, bundle_copy: Path) -> None:
     add_fake_engines(bundle_copy, capability="8.9")
     add_fake_engines(bundle_copy, capability=None, version="0.9")
     message = refused(bundle_copy, "tensorrt-rtx")
@@ -196,7 +196,7 @@ def test_bf16_graphs_are_refused_on_the_cpu(
 def test_verdicts_on_all_backends(machine: Machine, bundle_copy: Path) -> None:
     add_fake_engines(bundle_copy)
     told = verdicts(open_bundle(bundle_copy))
-    assert tuple(told) == BACKENDS
+    assert list(told) == list(BACKENDS)
     assert told["tensorrt"].startswith("no: the bundle has no tensorrt engines")
     assert told["tensorrt-rtx"].startswith("yes: engines tensorrt-rtx-sm86 fit")
     assert told["onnxruntime-cuda"] == f"no: backend onnxruntime-cuda is not available here: {NO_CUDA}"
@@ -212,16 +212,16 @@ def test_options_reach_the_engines(machine: Machine, bundle_copy: Path) -> None:
     bundle = open_bundle(bundle_copy)
     plain: Any = open_backend(bundle)
     assert (plain.low_memory, plain._cuda_graphs) == (False, True)
-    low: Any = open_backend(bundle, "auto", Options(low_memory=True))
+    low: Any = open_backend(bundle, "auto", BackendOptions(low_memory=True))
     assert low.low_memory
-    eager: Any = open_backend(bundle, "tensorrt-rtx", Options(cuda_graphs=False))
+    eager: Any = open_backend(bundle, "tensorrt-rtx", BackendOptions(cuda_graphs=False))
     assert (eager.low_memory, eager._cuda_graphs) == (False, False)
     through: Any = Pipeline.load(bundle_copy, low_memory=True, cuda_graphs=False).backend
     assert (through.name, through.low_memory, through._cuda_graphs) == ("tensorrt-rtx", True, False)
 
 
 def test_options_reach_onnxruntime(machine: Machine, bundle_copy: Path) -> None:
-    backend: Any = open_backend(open_bundle(bundle_copy), "onnxruntime-cpu", Options(threads=3))
+    backend: Any = open_backend(open_bundle(bundle_copy), "onnxruntime-cpu", BackendOptions(threads=3))
     assert backend._threads == 3
     through: Any = Pipeline.load(bundle_copy, threads=2).backend
     assert (through.name, through._threads) == ("onnxruntime-cpu", 2)
@@ -270,16 +270,3 @@ def test_each_engine_is_hashed_when_it_is_loaded(machine: Machine, bundle_copy: 
     backend.load("condition")
     with pytest.raises(BundleError, match=r"decode\.engine.*sha256"):
         backend.load("decode")
-
-
-@pytest.mark.parametrize(
-    ("capability", "gpu", "words"),
-    [
-        (None, None, "Ampere and later"),
-        (None, "NVIDIA A10G", "Ampere and later (NVIDIA A10G)"),
-        ("8.6", "a10", "compute capability 8.6 (a10)"),
-        ("8.6", None, "compute capability 8.6"),
-    ],
-)
-def test_a_target_in_words(capability: str | None, gpu: str | None, words: str) -> None:
-    assert describe_target(EngineSet("tensorrt-rtx", "1.2.3", capability, gpu, {})) == words

@@ -1,4 +1,4 @@
-"""Everything about running engines but the engines: on host memory, against ONNX Runtime."""
+"""The TensorRT backend on a GPU and a library made of host memory, against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import pytest
 from PIL import Image
 
 from fakes import FakeCuda, add_fake_engines, fake_tensorrt
-from vcut_runtime import BundleError, Pipeline, UsageError, VcutError, open_bundle
-from vcut_runtime.cuda import Cuda
-from vcut_runtime.manifest import SHALLOW
-from vcut_runtime.tensorrt_backend import TensorRtBackend
-from vcut_runtime.tensorrt_library import Library
+from vcut_runtime import BackendOptions, BundleError, Pipeline, UsageError, VcutError, open_bundle
+from vcut_runtime.backends.cuda import Cuda
+from vcut_runtime.backends.tensorrt import TensorRtBackend
+from vcut_runtime.backends.tensorrt_library import Library
 
 LIBRARIES = ("tensorrt-rtx", "tensorrt")
 IN_EVERY_WAY = pytest.mark.parametrize(
@@ -39,7 +38,8 @@ class Machine:
     def pipeline(self, **options: Any) -> Pipeline:
         opened = open_bundle(self.bundle)
         library = Library(self.library, self.trt, "1.2.3")  # pyright: ignore[reportArgumentType]
-        return Pipeline(opened, TensorRtBackend(opened, self.target, library, Cuda(self.gpu), **options))
+        backend = TensorRtBackend(opened, self.target, library, Cuda(self.gpu), BackendOptions(**options))
+        return Pipeline(opened, backend)
 
     def count(self, kind: str, graph: str | None = None) -> int:
         return sum(k == kind and graph in (None, g) for k, g in self.trt.events)
@@ -116,12 +116,12 @@ def test_deep_features_have_one_memory_and_stay_in_it(
 def test_deep_features_from_elsewhere_are_copied_whoever_wrote_last(
     deep_bundle: Path, deep_copy: Path, library: str
 ) -> None:
-    full, shallow = "quality_improvement", SHALLOW["quality_improvement"]
+    full, shallow = "quality_improvement", "quality_improvement_shallow"
     cpu, draw = Pipeline.load(deep_bundle, "onnxruntime-cpu").backend, np.random.default_rng(0)
     tensors = open_bundle(deep_bundle).manifest.graphs[shallow].inputs
     arrays: Any = {tensor.name: draw.random(tensor.shape, dtype=np.float32) for tensor in tensors}  # pyright: ignore
     ours = Machine(deep_copy, library).pipeline().backend
-    theirs, inputs = ({name: one.upload(value) for name, value in arrays.items()} for one in (cpu, ours))
+    theirs, inputs = ({name: b.upload(value) for name, value in arrays.items()} for b in (cpu, ours))
     want = cpu.download(cpu.run(shallow, theirs)["next_latents"])
     for _ in range(3):
         np.testing.assert_array_equal(ours.download(ours.run(shallow, inputs)["next_latents"]), want)
@@ -248,7 +248,7 @@ def test_memory_for_a_stage_counts_its_shallow_step_and_the_features(deep_copy: 
     machine = Machine(deep_copy, gpu=gpu, weight_bytes=weights)
     with pytest.raises(VcutError, match="of GPU memory"):
         machine.pipeline()
-    gpu.total += features
+    gpu.total += 2 * features
     assert any("low memory mode" in note for note in machine.pipeline().backend.notes)
 
 
@@ -354,8 +354,9 @@ def test_timings_are_the_gpus_and_progress_tells_of_finished_steps(bundle_copy: 
     seen: list[tuple[str, int, int]] = []
     video = machine.pipeline()(photo, seed=0, progress=lambda *what: seen.append(what))
     assert set(video.timings) == {"load", "condition", "semantic_binding", "quality_improvement", "decode"}
-    # The fake clock moves by a millisecond for each thing done: seven inputs and a run, then three inputs and a run.
-    assert video.timings["semantic_binding"] == pytest.approx(0.012)
+    # The fake clock moves by a millisecond for each copy and run: the default of previous_denoised, eight inputs and
+    # a run, then the four inputs that changed and a run.
+    assert video.timings["semantic_binding"] == pytest.approx(0.015)
     steps = [what for what in seen if what[0] == "semantic_binding"]
     assert [done for _, done, _ in steps] == [0, 2]
     assert all(total == 2 for *_, total in steps)
@@ -364,8 +365,8 @@ def test_timings_are_the_gpus_and_progress_tells_of_finished_steps(bundle_copy: 
 def test_callback_sees_every_steps_latents(bundle_copy: Path, photo: Image.Image, small_bundle: Path) -> None:
     mine: list[np.ndarray] = []
     theirs: list[np.ndarray] = []
-    Machine(bundle_copy, "tensorrt").pipeline()(photo, seed=3, callback=lambda step, x: mine.append(x))
-    Pipeline.load(small_bundle, "onnxruntime-cpu")(photo, seed=3, callback=lambda step, x: theirs.append(x))
+    Machine(bundle_copy, "tensorrt").pipeline()(photo, seed=3, callback=lambda number, step, x: mine.append(x))
+    Pipeline.load(small_bundle, "onnxruntime-cpu")(photo, seed=3, callback=lambda number, step, x: theirs.append(x))
     assert len(mine) == 4
     assert all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
@@ -383,14 +384,14 @@ def test_videos_of_every_size_on_the_same_engines(
     cpu = Pipeline.load(dynamic_copy, "onnxruntime-cpu")
     sizes: list[Any] = [{}, {"num_frames": 5, "height": 24, "width": 48}, {"num_frames": 2, "width": 24}]
     sizes += [{**size, "num_inference_steps": 8, "cache_interval": 2} for size in sizes]
-    wanted = [cpu(photo, seed=5, **size).frames for size in sizes]
+    expected = [cpu(photo, seed=5, **size).frames for size in sizes]
     machine = Machine(dynamic_copy, library)
     pipeline = machine.pipeline(**options)
     for turn in range(2):
         before = machine.gpu.allocations
-        for size, want in zip(sizes, wanted, strict=True):
+        for size, want in zip(sizes, expected, strict=True):
             assert np.array_equal(pipeline(photo, seed=5, **size).frames, want)
-        if turn and not (options.get("low_memory") and library == "tensorrt"):  # which opens engines again
+        if turn and not (options.get("low_memory") and library == "tensorrt"):  # it opens engines again
             assert machine.gpu.allocations == before
 
 
@@ -400,7 +401,7 @@ def test_buffers_are_made_for_the_largest_video(dynamic_copy: Path) -> None:
     pipeline.backend.load("semantic_binding")
     frame = 4 * 24 * 24 * 4  # bytes of one frame's latents
     sizes = list(machine.gpu.sizes.values())
-    assert sizes.count(5 * frame) == 2  # latents, next_latents
+    assert sizes.count(5 * frame) == 4  # latents, next_latents, previous_denoised, denoised
     assert sizes.count(frame) == 1  # image_latents
 
 

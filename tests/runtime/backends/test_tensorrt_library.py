@@ -1,4 +1,4 @@
-"""Either TensorRT as a module: there, missing, broken, and talking."""
+"""The modules of TensorRT and TensorRT-RTX: installed, missing, broken, and logging."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-import vcut_runtime.tensorrt_library as module
+import vcut_runtime.backends.tensorrt_library as module
 from vcut_runtime import UsageError
-from vcut_runtime.manifest import EngineLibrary
-from vcut_runtime.tensorrt_library import MODULES, TITLES, Library, is_installed, load_library
+from vcut_runtime.backends.tensorrt_library import MODULES, TITLES, Library, is_installed, load_library
+from vcut_runtime.bundle.manifest import EngineLibrary
 
 
 def refusal(name: EngineLibrary) -> str:
@@ -87,10 +87,10 @@ def test_the_runtime_alone_loads_no_tensorrt() -> None:
     import subprocess
 
     code = (
-        "import sys, vcut_runtime, vcut_runtime.backends, vcut_runtime.cli, vcut_runtime.tensorrt_backend\n"
+        "import sys, vcut_runtime, vcut_runtime.backends, vcut_runtime.cli, vcut_runtime.backends.tensorrt\n"
         "import vcut_engines, vcut_engines.cli\n"
-        "found = {'tensorrt', 'tensorrt_rtx', 'cuda.bindings', 'onnx', 'torch'} & set(sys.modules)\n"
-        "assert not found, found"
+        "loaded = {'tensorrt', 'tensorrt_rtx', 'cuda.bindings', 'onnx', 'torch'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -111,7 +111,7 @@ def test_the_library_itself_talks_to_the_logger() -> None:
     import subprocess
 
     code = (
-        "from vcut_runtime.tensorrt_library import load_library\n"
+        "from vcut_runtime.backends.tensorrt_library import load_library\n"
         "said = []\n"
         "library = load_library('tensorrt-rtx')\n"
         "logger = library.logger(lambda *what: said.append(what))\n"
@@ -130,7 +130,7 @@ def test_two_loggers_do_not_mix() -> None:
     second: list[str] = []
     loggers = [library.logger(lambda _, message, to=to: to.append(message)) for to in (first, second)]
     severity = library.module.ILogger.ERROR
-    loggers[0].log(severity, "one")
-    loggers[1].log(severity, "two")
-    assert (first, second) == (["one"], ["two"])
+    loggers[0].log(severity, "to the first")
+    loggers[1].log(severity, "to the second")
+    assert (first, second) == (["to the first"], ["to the second"])
     assert isinstance(library, Library)
