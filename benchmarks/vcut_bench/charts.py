@@ -7,34 +7,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from vcut_bench import latency, macs, memory, paper
-from vcut_bench.drawing import COLOURS, Bar, Line, bars, lines
+from vcut_bench.drawing import Bar, Line, bars, lines
 from vcut_bench.export_cost import label
 
 Result = Mapping[str, Any]
-_STAGES = {
-    "condition": "condition",
-    "semantic_binding": "semantic binding",
-    "quality_improvement": "quality improvement",
-    "decode": "decode",
+# What is drawn by cut step, of each kind of result: title, unit, and how to read it.
+_BY_CUT_STEP: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
+    "fidelity": {
+        "psnr": ("PSNR against diffusers", "dB", "Higher is nearer."),
+        "ssim": ("SSIM against diffusers", "SSIM", "Higher is nearer."),
+        "temporal": ("Temporal difference from diffusers", "levels of 255", "Lower is nearer."),
+        "lpips": ("LPIPS against diffusers", "LPIPS", "Lower is nearer."),
+        "motion": ("Motion", "levels of 255", "Change from frame to frame, of the video alone."),
+        "input_psnr": ("First frame against the photograph", "dB", "Of the video alone."),
+    },
+    "tiny": {
+        "frechet": ("Fréchet distance to the clips", "distance", "Of latents and their changes. Lower is nearer."),
+        "full_psnr": ("PSNR against the same model, never cut", "dB", "Higher is nearer."),
+        "truth_psnr": ("PSNR against the clip", "dB", "Higher is nearer, but it favours blur."),
+        "input_psnr": ("First frame against the photograph", "dB", "Of the video alone."),
+        "consistency": ("Frames against their next one, warped", "dB", "By optical flow. Lower means flicker."),
+        "detail": ("Detail of the last frame", "share of the input's", "Mean gradient. Lower means blur."),
+        "flow": ("Optical flow", "pixels per frame", "Of the video alone."),
+    },
 }
-# Metric, title, unit, and how to read it.
-_FIDELITY = (
-    ("psnr", "PSNR against diffusers", "dB", "higher is nearer"),
-    ("ssim", "SSIM against diffusers", "SSIM", "higher is nearer"),
-    ("temporal", "Temporal difference from diffusers", "levels of 255", "lower is nearer"),
-    ("lpips", "LPIPS against diffusers", "LPIPS", "lower is nearer"),
-    ("motion", "Motion", "levels of 255", "change from frame to frame, of the video alone"),
-    ("input_psnr", "First frame against the photograph", "dB", "of the video alone"),
-)
-_TINY = (
-    ("frechet", "Fréchet distance to the clips", "distance", "of latents and their changes; lower is nearer"),
-    ("full_psnr", "PSNR against the same model, never cut", "dB", "higher is nearer"),
-    ("truth_psnr", "PSNR against the clip", "dB", "higher is nearer; it favours blur"),
-    ("input_psnr", "First frame against the photograph", "dB", "of the video alone"),
-    ("consistency", "Frames against their next one, warped", "dB", "by optical flow; lower means flicker"),
-    ("detail", "Detail of the last frame", "share of the input's", "mean gradient; lower means blur"),
-    ("flow", "Optical flow", "pixels per frame", "of the video alone"),
-)
 
 
 @dataclass(frozen=True)
@@ -58,33 +54,28 @@ def charts(result: Result) -> list[Chart]:
 
 def _latency(result: Result) -> Iterable[Chart]:
     rows = {name: row for name, row in result["configurations"].items() if "skipped" not in row}
-    yield from _latency_by_cut(result, rows)
-    loops = []
-    for name, row in rows.items():
-        seconds, ratio = row["step_loop"]["median"], row.get("speedup_over_diffusers")
-        words = _seconds(seconds) + (f", {ratio['median']:.2f} x diffusers" if ratio else "")
-        loops.append(Bar(latency.label(row), {"step loop": seconds}, words, ours=name.startswith("vcut")))
-    yield Chart("Step loop beside the peers", "Medians of videos made in turns. Faint: the peers.", bars(loops))
-    stages = []
-    for row in rows.values():
-        medians = {_STAGES[stage]: values["median"] for stage, values in row["stages"].items()}
-        stages.append(Bar(latency.label(row), medians, _seconds(sum(medians.values()))))
-    yield Chart("Time by stage", "Medians. Peers that guide every step have one stage of steps.", bars(stages))
+    yield from _latency_by_cut_step(result, rows)
     limits = (result.get("roofline") or {}).get("macs_per_second") or {}
-    reached = {name: row for name, row in rows.items() if row.get("roofline_share") is not None}
-    if limits and reached:
-        limit = max(limits.values())
-        rates = []
-        for name, row in reached.items():
-            share = row["roofline_share"]
+    limit = max(limits.values(), default=0.0)
+    loops, stages, rates = [], [], []
+    for name, row in rows.items():
+        title, ours, loop = latency.label(row), name.startswith("vcut"), row["step_loop"]["median"]
+        ratio, share = row.get("speedup_over_diffusers"), row.get("roofline_share")
+        words = _seconds(loop) + (f", {ratio['median']:.2f} x diffusers" if ratio else "")
+        loops.append(Bar(title, {"step loop": loop}, words, ours=ours))
+        medians = {stage.replace("_", " "): values["median"] for stage, values in row["stages"].items()}
+        stages.append(Bar(title, medians, _seconds(sum(medians.values()))))
+        if limit and share is not None:
             words = f"{macs.number(share * limit, 2)}, {100 * share:.0f} %"
-            rates.append(Bar(latency.label(row), {"reached": share * limit}, words, limit, name.startswith("vcut")))
+            rates.append(Bar(title, {"reached": share * limit}, words, limit, ours))
+    yield Chart("Step loop beside the peers", "Medians of videos made in turns. Faint: the peers.", bars(loops))
+    yield Chart("Time by stage", "Medians. Peers that guide every step have one stage of steps.", bars(stages))
+    if rates:
         text = "MACs per second of the step loop, attention included. The line is the fastest product measured here"
-        yield Chart("Distance from the machine's limit", f"{text}, {macs.number(limit, 2)}.", bars(rates, limit=limit))
+        yield Chart("Distance from the machine's limit", f"{text}, {macs.number(limit, 2)}.", bars(rates))
 
 
-def _latency_by_cut(result: Result, rows: Result) -> Iterable[Chart]:
-    steps, baseline = result["steps"], rows.get("diffusers")
+def _latency_by_cut_step(result: Result, rows: Result) -> Iterable[Chart]:
     ours = {
         row["steps"].get("semantic_binding", {"count": 0})["count"] + 1: row
         for name, row in rows.items()
@@ -92,187 +83,142 @@ def _latency_by_cut(result: Result, rows: Result) -> Iterable[Chart]:
     }
     if not ours:
         return
-    cuts = sorted(ours)
-    curves = [
-        Line(
-            name,
-            [(cut, ours[cut][key]["median"]) for cut in cuts],
-            [(min(ours[cut][key]["values"]), max(ours[cut][key]["values"])) for cut in cuts],
-        )
-        for key, name in (("step_loop", "step loop"), ("video", "whole video"))
-    ]
+    curves = []
+    for key, name in (("step_loop", "step loop"), ("video", "whole video")):
+        values = [(cut, ours[cut][key]) for cut in sorted(ours)]
+        curves.append(Line(name, [(c, v["median"], min(v["values"]), max(v["values"])) for c, v in values]))
     theirs = _papers_latency(result)
-    if theirs:
-        curves.append(Line("the paper's video, NVIDIA A10", theirs))
-    ticks = {cut: _cut(cut, steps) for cut in sorted({*cuts, *(cut for cut, _ in theirs)})}
-    reference = ("diffusers, step loop", baseline["step_loop"]["median"]) if baseline else None
-    figure = lines(curves, x_label="cut step c", y_label="seconds", ticks=ticks, zero=True, reference=reference)
-    text = "Medians; bars reach from the fastest to the slowest video."
-    yield Chart("Latency against the cut step", text + (" Dashed: diffusers' step loop." if baseline else ""), figure)
+    curves += [Line("the paper's video, NVIDIA A10", theirs)] if theirs else []
+    reference = {"diffusers, step loop": rows["diffusers"]["step_loop"]["median"]} if "diffusers" in rows else {}
+    figure = _cut_step_figure(curves, "seconds", result["steps"], reference)
+    figure.axes[0].set_ylim(bottom=0)
+    yield Chart("Latency against the cut step", "Medians; bars reach from the fastest to the slowest video.", figure)
 
 
-def _papers_latency(result: Result) -> list[tuple[int, float]]:
+def _papers_latency(result: Result) -> list[tuple[float, float, float, float]]:
     """Table III's seconds by cut step if the result has its size; its original model, never cut, comes last."""
     shape, model = result["shape"], str(result["model"]).split(",")[0]
     known = paper.paper().models.get(model)
-    if known is None or (shape["frames"], shape["height"], shape["width"]) != (known.frames, 576, 1024):
+    size = (shape["frames"], shape["height"], shape["width"], result["steps"])
+    if known is None or size != (known.frames, 576, 1024, 25):
         return []
-    cells = [(result["steps"] + 1 if c is None else c, paper.per_video(model, c)) for c in (17, 20, None)]
-    return [(cut, cell.latency_s) for cut, cell in cells if cell is not None] if result["steps"] == 25 else []
+    cells = {cut or 26: paper.per_video(model, cut) for cut in (17, 20, None)}
+    seconds = {cut: cell.latency_s for cut, cell in cells.items() if cell is not None}
+    return [(cut, value, value, value) for cut, value in seconds.items()]
 
 
-def _fidelity(result: Result) -> Iterable[Chart]:
-    groups: dict[str, list[Result]] = {}
-    for curve in result["curves"]:
-        groups.setdefault(f"TCA {curve['tca']}, bias {curve['quality_bias']}", []).append(curve)
-    for metric, title, unit, reading in _FIDELITY:
-        if any(metric in curve for curve in result["curves"]):
-            baseline = (result.get("baseline") or {}).get(metric)
-            reference = None if baseline is None else ("diffusers", baseline["mean"])
-            text = f"Mean over {len(result['images'])} images x {len(result['seeds'])} seeds, with 95 % intervals over "
-            text += f"images if there are several; {reading}."
-            yield Chart(title, text, _by_cut(groups, metric, unit, result["steps"], reference))
+def _by_cut_step(result: Result) -> Iterable[Chart]:
+    """Draw each metric by cut step: a line for each model or setting, and what there is to compare with."""
+    tiny = result["benchmark"] == "tiny"
+    count = f"{result['clips']} clips" if tiny else f"{len(result['images'])} images x {len(result['seeds'])} seeds"
+    for metric, (title, unit, reading) in _BY_CUT_STEP[result["benchmark"]].items():
+        groups: dict[str, list[tuple[float, float, float, float]]] = {}
+        for curve in result["curves"]:
+            cut = curve["cut_step"]
+            if metric not in curve or (metric == "full_psnr" and cut is None):  # which compares never cut with itself
+                continue
+            value = curve[metric]
+            ends = [value["mean"] if value[end] is None else value[end] for end in ("low", "high")]
+            name = curve["model"] if tiny else f"TCA {curve['tca']}, bias {curve['quality_bias']}"
+            groups.setdefault(name, []).append((cut or result["steps"] + 1, value["mean"], *ends))
+        if not groups:
+            continue
+        compared = result["truth"] if tiny else result.get("baseline") or {}
+        shown = metric in compared and not (tiny and metric.endswith("psnr"))  # the clips' PSNR to themselves
+        reference = {"the clips" if tiny else "diffusers": compared[metric]["mean"]} if shown else {}
+        curves = [Line(name, sorted(points)) for name, points in groups.items()]
+        text = f"Means over {count}; bars are 95 % intervals. {reading}"
+        yield Chart(title, text, _cut_step_figure(curves, unit, result["steps"], reference))
 
 
 def _tiny(result: Result) -> Iterable[Chart]:
-    groups: dict[str, list[Result]] = {}
-    for curve in result["curves"]:
-        groups.setdefault(curve["model"], []).append(curve)
-    for metric, title, unit, reading in _TINY:
-        shown = groups
-        if metric == "full_psnr":  # of the never-cut video to itself there is none
-            shown = {name: [c for c in curves if c["cut_step"] is not None] for name, curves in groups.items()}
-        truth = result["truth"].get(metric) if metric in ("consistency", "detail", "flow") else None
-        reference = None if truth is None else ("the clips", truth["mean"])
-        text = f"Mean over {result['clips']} clips, bars are 95 % intervals; {reading}."
-        yield Chart(title, text, _by_cut(shown, metric, unit, result["steps"], reference))
-    points = result["motion"]
-    flow = [(point["motion_bucket_id"], point["flow"]["mean"]) for point in points]
-    curves = [
-        Line("optical flow of the videos", flow, [(point["flow"]["low"], point["flow"]["high"]) for point in points]),
-        Line("asked for", [(point["motion_bucket_id"], point["displacement"]) for point in points]),
-    ]
-    ticks = {x: str(x) for x, _ in flow}
-    figure = lines(curves, x_label="motion_bucket_id", y_label="pixels per frame", ticks=ticks, zero=True)
+    yield from _by_cut_step(result)
+    flow, asked = [], []
+    for point in result["motion"]:
+        bucket, value = point["motion_bucket_id"], point["flow"]
+        flow.append((bucket, value["mean"], value["low"], value["high"]))
+        asked.append((bucket, *[point["displacement"]] * 3))
+    curves = [Line("optical flow of the videos", flow), Line("asked for", asked)]
+    ticks = {bucket: str(bucket) for bucket, *_ in flow}
+    figure = lines(curves, "motion_bucket_id", "pixels per frame", ticks, {})
     yield Chart("Motion against motion_bucket_id", "Bars are 95 % intervals over clips.", figure)
 
 
 def _macs(result: Result) -> Iterable[Chart]:
     shown: list[Any] = []
     for model in result["models"]:
-        alike = (model["networks"], model["paper"].get("per_video"))
-        if alike in shown:  # SVD-XT 1.1 is SVD-XT with other weights
+        if model["networks"] in shown:  # SVD-XT 1.1 is SVD-XT with other weights
             continue
-        shown.append(alike)
-        title = ", ".join(m["model"] for m in result["models"] if m["networks"] == model["networks"])
-        marks = "Linear and convolution layers, as the paper counts."
-        marks += " Line and deviation: the paper." if alike[1] else ""
+        shown.append(model["networks"])
         videos, steps = [], []
         for network, counted in model["networks"].items():
             name, ours = macs.NETWORKS[network], network == "vcut"
             theirs = model["paper"].get("per_step", {}).get(network, {}).get("guided")
-            guided = counted["guided"]["layers"]
-            steps.append(Bar(name, {"MACs": guided}, _beside(guided, theirs), theirs, ours))
-            for cut, found in counted["per_video"].items():
+            steps.append(_beside(name, counted["guided"]["layers"], theirs, ours))
+            for cut, count in counted["per_video"].items():
                 if (network == "original") == (cut == "none"):
                     theirs = model["paper"].get("per_video", {}).get(cut)
-                    name_of = name if cut == "none" else f"{name}, c={cut}"
-                    videos.append(
-                        Bar(name_of, {"MACs": found["layers"]}, _beside(found["layers"], theirs), theirs, ours)
-                    )
-        yield Chart(f"MACs of a video, {title}", marks, bars(videos))
-        yield Chart(f"MACs of a guided step, {title}", marks, bars(steps))
-        if "shares" in model:
-            figure = bars(_shares(model["shares"]))
-            yield Chart(f"Where a guided step's MACs go, {title}", "Attention's matrix products included.", figure)
-
-
-def _shares(shares: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[Bar]:
-    """Return a bar for each network: the original's largest parts, and the rest in one."""
-    original = shares["original"]
-    largest = sorted(original, key=lambda part: -original[part]["full"])[: len(COLOURS) - 1]
-    rows = []
-    for network, parts in shares.items():
-        shown = {part: parts[part]["full"] if part in parts else 0 for part in largest}
-        whole = sum(part["full"] for part in parts.values())
-        rest = {"the rest": whole - sum(shown.values())}
-        rows.append(Bar(macs.NETWORKS[network], shown | rest, macs.number(whole, 2)))
-    return rows
+                    title = name if cut == "none" else f"{name}, c={cut}"
+                    videos.append(_beside(title, count["layers"], theirs, ours))
+        title = ", ".join(m["model"] for m in result["models"] if m["networks"] == model["networks"])
+        text = "Linear and convolution layers, as the paper counts. Lines and deviations: the paper."
+        yield Chart(f"MACs of a video, {title}", text, bars(videos))
+        yield Chart(f"MACs of a guided step, {title}", text, bars(steps))
 
 
 def _memory(result: Result) -> Iterable[Chart]:
     disk, device = result["disk"], result["device_memory"]
-    bundle = {"graphs": disk["graphs"], "weights": sum(disk["weights"].values())}
-    checkpoint = sum(disk["checkpoint"].values())
-    files = [_sizes("bundle without engines", bundle)]
-    files += [_sizes(f"engines {target}", {"engines": count}) for target, count in disk["engines"].items()]
-    files.append(_sizes("diffusers' checkpoint", {"weights": checkpoint}, ours=False))
+    files = [_sizes("bundle without engines", graphs=disk["graphs"], weights=sum(disk["weights"].values()))]
+    files += [_sizes(f"engines {target}", engines=count) for target, count in disk["engines"].items()]
+    files.append(_sizes("diffusers' checkpoint", weights=sum(disk["checkpoint"].values())))
     yield Chart("Disk", f"The checkpoint: {disk['checkpoint_is']}.", bars(files))
     measured = {name: row for name, row in result["host"].items() if "peak_bytes" in row}
     if measured:
-        peaks = [_sizes(n, {"peak": r["peak_bytes"]}, ours=n.startswith("vcut")) for n, r in measured.items()]
+        peaks = [_sizes(name, peak=row["peak_bytes"]) for name, row in measured.items()]
         yield Chart("Host memory", "Peak resident memory of the largest process.", bars(peaks))
     needs = []
     for target, engines in device["engines"].items():
-        weights, activations = engines["weights"], engines["activations"]
-        shared = max(activations.values())
-        needs.append(_sizes(f"{target}, all engines", {"weights": engines["all"] - shared, "activations": shared}))
-        hungriest = max(weights, key=lambda name: weights[name] + activations[name])
-        low = {"weights": engines["low_memory"] - activations[hungriest], "activations": activations[hungriest]}
-        needs.append(_sizes(f"{target}, --low-memory", low))
-    needs.append(_sizes("diffusers, weights alone", {"weights": device["diffusers_weights"]}, ours=False))
-    for name, row in measured.items():
-        if row.get("device_bytes"):
-            needs.append(_sizes(f"{name}, measured", {"measured peak": row["device_bytes"]}))
+        shared = max(engines["activations"].values())
+        needs.append(_sizes(f"{target}, all engines", weights=engines["all"] - shared, activations=shared))
+        needs.append(_sizes(f"{target}, --low-memory", **{"one stage": engines["low_memory"]}))
+    needs.append(_sizes("diffusers, weights alone", weights=device["diffusers_weights"]))
+    on_device = {name: row["device_bytes"] for name, row in measured.items() if row.get("device_bytes")}
+    needs += [_sizes(f"{name}, measured", peak=count) for name, count in on_device.items()]
     text = "Engines: as their builder reports it. All engines share one activation memory."
     yield Chart("Device memory", text, bars(needs))
 
 
 def _export(result: Result) -> Iterable[Chart]:
-    runs = []
+    rows = []
     for run in result["runs"]:
         words = f"{_seconds(run['seconds'])}, {memory.size(run['peak_memory_bytes'])}"
-        runs.append(Bar(label(run), {"time": run["seconds"]}, words))
-    yield Chart("What compiling costs", "Whole processes: time, and peak memory of the largest.", bars(runs))
+        rows.append(Bar(label(run), {"time": run["seconds"]}, words))
+    yield Chart("What compiling costs", "Whole processes: time, and peak memory of the largest.", bars(rows))
 
 
 def _seams(result: Result) -> Iterable[Chart]:
     for weight, settings in result["temporal"].items():
         rows = []
         for row in settings:
-            name = f"{row['frames']} frames at a time, overlap {row['overlap']}"
             words = f"{row['at_seams']:.2f}, elsewhere {row['elsewhere']:.2f}"
-            rows.append(Bar(name, {"at seams": row["at_seams"]}, words, row["elsewhere"]))
+            title = f"{row['frames']} frames at a time, overlap {row['overlap']}"
+            rows.append(Bar(title, {"at seams": row["at_seams"]}, words, row["elsewhere"]))
         text = "Error of the change from frame to frame, RMS in levels of 255. The line is the error elsewhere."
         yield Chart(f"Decoded in chunks, temporal layers x {weight}", text, bars(rows))
 
 
-def _by_cut(
-    groups: Mapping[str, Sequence[Result]], metric: str, unit: str, steps: int, reference: tuple[str, float] | None
-) -> Any:
-    """Return a figure of a metric by cut step, a line for each group; never cut comes last, after all steps."""
-    curves, cuts = [], set()
-    for name, group in groups.items():
-        found = [(steps + 1 if c["cut_step"] is None else c["cut_step"], c[metric]) for c in group if metric in c]
-        found.sort(key=lambda point: point[0])
-        cuts |= {cut for cut, _ in found}
-        ends = [(value["low"], value["high"]) for _, value in found if value["low"] is not None]
-        points = [(cut, value["mean"]) for cut, value in found]
-        curves.append(Line(name, points, ends if len(ends) == len(points) else ()))
-    ticks = {cut: _cut(cut, steps) for cut in sorted(cuts)}
-    return lines(curves, x_label="cut step c", y_label=unit, ticks=ticks, reference=reference)
+def _cut_step_figure(curves: Sequence[Line], unit: str, steps: int, reference: Mapping[str, float]) -> Any:
+    cuts = sorted({int(point[0]) for curve in curves for point in curve.points})
+    return lines(curves, "cut step c", unit, {cut: "none" if cut > steps else str(cut) for cut in cuts}, reference)
 
 
-def _cut(cut: int, steps: int) -> str:
-    return "none" if cut > steps else str(cut)
+def _sizes(name: str, **parts: int) -> Bar:
+    return Bar(name, parts, memory.size(sum(parts.values())), ours=not name.startswith("diffusers"))
 
 
-def _sizes(name: str, parts: Mapping[str, int], ours: bool = True) -> Bar:
-    return Bar(name, parts, memory.size(sum(parts.values())), ours=ours)
-
-
-def _beside(value: float, theirs: float | None) -> str:
-    return macs.number(value, 2) + (f", {100 * (value / theirs - 1):+.1f} %" if theirs else "")
+def _beside(name: str, value: float, theirs: float | None, ours: bool) -> Bar:
+    words = macs.number(value, 2) + (f", {100 * (value / theirs - 1):+.1f} %" if theirs else "")
+    return Bar(name, {"MACs": value}, words, theirs, ours)
 
 
 def _seconds(value: float) -> str:
@@ -281,7 +227,7 @@ def _seconds(value: float) -> str:
 
 _CHARTS: Mapping[str, Callable[[Result], Iterable[Chart]]] = {
     "latency": _latency,
-    "fidelity": _fidelity,
+    "fidelity": _by_cut_step,
     "tiny": _tiny,
     "macs": _macs,
     "memory": _memory,

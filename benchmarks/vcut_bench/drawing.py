@@ -8,53 +8,45 @@ CSS variable, so one drawing serves light and dark pages.
 from __future__ import annotations
 
 import io
-import math
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element, fromstring
 
-COLOURS = tuple(f"#0100{number:02x}" for number in range(8))
-_TEXT, _QUIET, _RULE, _TRACK, _CARD = (f"#0200{number:02x}" for number in range(5))
-_VARIABLES = {colour: f"var(--c{number})" for number, colour in enumerate(COLOURS)}
-_VARIABLES |= {_TEXT: "var(--text)", _QUIET: "var(--quiet)", _RULE: "var(--line)"}
-_VARIABLES |= {_TRACK: "var(--track)", _CARD: "var(--card)"}
+import numpy as np
+
+_NAMES = ("text", "quiet", "line", "track", "card", *(f"c{number}" for number in range(8)))
+_TEXT, _QUIET, _LINE, _TRACK, _CARD, *COLOURS = (f"#0100{number:02x}" for number in range(len(_NAMES)))
+_VARIABLES = {f"#0100{number:02x}": f"var(--{name})" for number, name in enumerate(_NAMES)}
 _STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar in a result is a dollar
     "font.size": 8.5,
     "text.color": _TEXT,
     "axes.labelcolor": _QUIET,
-    "axes.facecolor": "none",
-    "axes.edgecolor": _RULE,
+    "axes.edgecolor": _LINE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "grid.color": _RULE,
-    "xtick.color": _RULE,
-    "ytick.color": _RULE,
-    "xtick.labelcolor": _QUIET,
-    "ytick.labelcolor": _QUIET,
+    "grid.color": _LINE,
+    "xtick.color": _QUIET,
+    "ytick.color": _QUIET,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
-    "legend.borderaxespad": 0,
-    "legend.handlelength": 1.2,
 }
-_WIDTH, _HEIGHT, _ROW, _LEGEND = 4.3, 2.6, 0.4, 0.2  # inches, of 72 units of the drawing
-_KEPT = {"d", "x", "y", "transform", "viewBox"}  # attributes; those of the style join them
+_WIDTH, _HEIGHT, _ROW = 4.3, 2.6, 0.4  # inches, each 72 units of the drawing
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: its points (x, y), and for each the ends of an interval around y where there is one."""
+    """One curve: x, y and the ends of an interval around y for each point."""
 
     name: str
-    points: Sequence[tuple[float, float]]
-    intervals: Sequence[tuple[float, float]] = ()
+    points: Sequence[tuple[float, float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -77,75 +69,56 @@ def _style() -> Iterator[None]:
 
 
 @_style()
-def lines(
-    curves: Sequence[Line],
-    *,
-    x_label: str,
-    y_label: str,
-    ticks: Mapping[int, str],
-    zero: bool = False,
-    reference: tuple[str, float] | None = None,
-) -> Any:
-    """Return a figure of ``curves``; ``reference`` is a name and a value to compare with, a dashed line.
+def lines(curves: Sequence[Line], x: str, y: str, ticks: Mapping[int, str], reference: Mapping[str, float]) -> Any:
+    """Return a figure of ``curves``; each value of ``reference`` is a dashed line to compare with.
 
     Raises:
         ValueError: there is nothing to draw, or a value is no finite number.
     """
-    _check(value for curve in curves for pair in (*curve.points, *curve.intervals) for value in pair)
+    _check([value for curve in curves for point in curve.points for value in point], *reference.values())
     figure, axes = _figure(_HEIGHT)
     for curve, colour in zip(curves, COLOURS, strict=False):
-        x, y = zip(*curve.points, strict=True)
-        ends = None
-        if curve.intervals:
-            ends = [
-                [max(0.0, value - low) for value, (low, _) in zip(y, curve.intervals, strict=True)],
-                [max(0.0, high - value) for value, (_, high) in zip(y, curve.intervals, strict=True)],
-            ]
-        axes.errorbar(x, y, ends, label=_plain(curve.name), color=colour, marker="o", markersize=3.5, linewidth=1.5,
-                      elinewidth=1, markeredgecolor=_CARD, markeredgewidth=0.6)  # fmt: skip
-    if reference is not None:
-        _check([reference[1]])
-        axes.axhline(reference[1], color=_TEXT, linestyle=(0, (4, 3)), linewidth=1, label=_plain(reference[0]))
-    shown = list(ticks)[:: -max(1, math.ceil(len(ticks) / 12))][::-1]  # the last tick is "none", which is shown
-    axes.set_xticks(shown, [_plain(ticks[x]) for x in shown])
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(_plain(y_label))
-    if zero:
-        axes.set_ylim(bottom=0)
-    _legend(figure, *axes.get_legend_handles_labels())
+        at, values, low, high = np.transpose(curve.points)
+        ends = [(values - low).clip(0), (high - values).clip(0)]
+        axes.errorbar(at, values, ends, label=_plain(curve.name), color=colour, linewidth=1.5, elinewidth=1,
+                      marker="o", markersize=3.5, markeredgecolor=_CARD, markeredgewidth=0.6)  # fmt: skip
+    for name, value in reference.items():
+        axes.axhline(value, color=_TEXT, linestyle=(0, (4, 3)), linewidth=1, label=_plain(name))
+    shown = list(ticks)[:: -(len(ticks) // 12 + 1)][::-1]  # the last tick is "none", which is shown
+    axes.set_xticks(shown, [_plain(ticks[tick]) for tick in shown])
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
 @_style()
-def bars(rows: Sequence[Bar], *, limit: float | None = None) -> Any:
-    """Return a figure with a bar for each row, below its label; a bar reaches to ``limit``, or to the largest value.
+def bars(rows: Sequence[Bar]) -> Any:
+    """Return a figure with a bar for each row, below its label.
 
     Raises:
-        ValueError: there is nothing to draw, or a value is no finite number at or above 0.
+        ValueError: there is nothing to draw, or a value is no finite number.
     """
-    from matplotlib.patches import Patch
-
-    _check((value for row in rows for value in (*row.parts.values(), row.mark or 0.0)), least=0.0)
-    parts = list(dict.fromkeys(part for row in rows for part in row.parts))
-    colours = dict(zip(parts, COLOURS, strict=False))
-    end = limit or max(max(sum(row.parts.values()), row.mark or 0.0) for row in rows) or 1.0
-    figure, axes = _figure(_ROW * len(rows) + (_LEGEND * math.ceil(len(parts) / 3) if len(parts) > 1 else 0) + 0.05)
+    _check([value for row in rows for value in (*row.parts.values(), row.mark or 0)])
+    colours = dict(zip(dict.fromkeys(part for row in rows for part in row.parts), COLOURS, strict=False))
+    end = max(max(sum(row.parts.values()), row.mark or 0) for row in rows) or 1
+    figure, axes = _figure(_ROW * (len(rows) + len(colours) // 3))
     axes.set_axis_off()
     axes.set_xlim(0, end)
-    axes.set_ylim(-len(rows) + 0.25, 0.55)
-    for number, row in enumerate(rows):
-        axes.text(0, 0.2 - number, textwrap.shorten(_plain(row.label), 44), va="baseline")
-        axes.text(end, 0.2 - number, textwrap.shorten(_plain(row.words), 30), va="baseline", ha="right")
-        axes.barh(-0.12 - number, end, 0.38, color=_TRACK)
+    for y, row in enumerate(rows):
+        axes.text(0, y - 0.32, _plain(row.label))
+        axes.text(end, y - 0.32, _plain(row.words, 30), ha="right")
+        axes.barh(y, end, 0.38, color=_TRACK)
         left = 0.0
         for part, value in row.parts.items():
-            faded = 1.0 if row.ours else 0.55
-            axes.barh(-0.12 - number, value, 0.38, left=left, color=colours.get(part, _QUIET), alpha=faded, label=part)
+            axes.barh(y, value, 0.38, left=left, color=colours[part], alpha=1 if row.ours else 0.55)
             left += value
         if row.mark is not None:
-            axes.plot([row.mark, row.mark], [-0.38 - number, 0.14 - number], color=_TEXT, linewidth=1.5)
-    if len(parts) > 1:
-        _legend(figure, [Patch(color=colours.get(part, _QUIET)) for part in parts], list(map(_plain, parts)))
+            axes.plot([row.mark] * 2, [y - 0.26, y + 0.26], color=_TEXT, linewidth=1.5)
+    axes.set_ylim(len(rows) - 0.75, -0.75)
+    if len(colours) > 1:
+        handles = [axes.fill_between([], [], color=colour, label=_plain(part)) for part, colour in colours.items()]
+        figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure
 
 
@@ -158,30 +131,26 @@ def svg(figure: Any, title: str) -> Element:
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     root = fromstring(buffer.getvalue())
-    shapes = {shape.get("id"): shape for shape in root.iter() if shape.get("id")}
-    drawing = _bare(root, shapes)
+    drawing = _bare(root, {f"#{shape.get('id')}": shape for shape in root.iter()})
     drawing.attrib |= {"class": "chart", "role": "img", "aria-label": title}
     return drawing
 
 
-def _bare(source: Element, shapes: Mapping[str | None, Element]) -> Element:
+def _bare(source: Element, shapes: Mapping[str, Element]) -> Element:
+    """Return a copy whose style has become attributes; a shape that is used is copied to where it is used."""
     tag = source.tag.rpartition("}")[2]
     given = {name.rpartition("}")[2]: value for name, value in source.attrib.items()}
-    style = dict(part.split(": ", 1) for part in given.get("style", "").split("; ") if ": " in part)
-    attributes = {name: value for name, value in given.items() if name in _KEPT}
-    attributes |= {
-        name: _VARIABLES.get(value, value) for name, value in style.items() if name not in ("font", "font-family")
-    }
-    if tag == "use":  # a marker: the shape itself, where it is used
-        shape = _bare(shapes[given["href"][1:]], shapes)
-        place = {"transform": f"translate({attributes.pop('x', 0)} {attributes.pop('y', 0)})"}
-        shape.attrib |= {**attributes, **place}
+    style = dict(part.split(": ", 1) for part in given.get("style", "").split("; ") if part)
+    kept = {name: given[name] for name in ("d", "x", "y", "transform", "viewBox") if name in given}
+    kept |= {name: _VARIABLES.get(value, value) for name, value in style.items() if name != "font-family"}
+    if tag == "use":
+        shape = _bare(shapes[given["href"]], shapes)
+        shape.attrib |= kept | {"transform": f"translate({kept.pop('x', 0)} {kept.pop('y', 0)})"}
         return shape
-    result = Element(tag, attributes)
-    result.text = source.text if tag == "text" else None
-    children = (_bare(child, shapes) for child in source if child.tag.rpartition("}")[2] not in ("defs", "metadata"))
-    result.extend(child for child in children if len(child) or child.tag != "g")
-    return result
+    copy = Element(tag, kept)
+    copy.text = source.text if tag == "text" else None
+    copy.extend(_bare(part, shapes) for part in source if not part.tag.endswith(("}defs", "}metadata")))
+    return copy
 
 
 def _figure(height: float) -> tuple[Any, Any]:
@@ -191,16 +160,11 @@ def _figure(height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _legend(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
-    figure.legend(handles, names, loc="outside upper left", ncols=3 if max(map(len, names)) < 20 else 2)
-
-
-def _check(values: Iterable[float], least: float = -math.inf) -> None:
-    listed = list(values)
-    if not listed or not all(isinstance(v, int | float) and math.isfinite(v) and v >= least for v in listed):
+def _check(values: Sequence[float], *more: float) -> None:
+    if not values or not np.isfinite([*values, *more]).all():
         raise ValueError("a value is no finite number")
 
 
-def _plain(text: object) -> str:
+def _plain(text: object, width: int = 44) -> str:
     """Return text that can be drawn in one line."""
-    return "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return textwrap.shorten("".join(c if c.isprintable() else " " for c in str(text)), width)

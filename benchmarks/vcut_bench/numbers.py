@@ -6,9 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.etree.ElementTree import Element
-
-from vcut_bench.markup import element
+from xml.etree.ElementTree import Element, SubElement
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,14 @@ def html(numbers: Numbers) -> Element:
     if numbers.note:
         element(block, "p", numbers.note, class_="note")
     return block
+
+
+def element(parent: Element | None, tag: str, text: str = "", /, **attributes: Any) -> Element:
+    """Return a new element in ``parent``; an attribute ``class_`` is ``class``, and ``_`` in names is ``-``."""
+    named = {key.rstrip("_").replace("_", "-"): str(value) for key, value in attributes.items()}
+    made = Element(tag, named) if parent is None else SubElement(parent, tag, named)
+    made.text = text or None
+    return made
 
 
 def _escape(cell: str) -> str:

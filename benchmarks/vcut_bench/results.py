@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,17 @@ from vcut_bench.numbers import Numbers
 from vcut_runtime.errors import UsageError
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of result: its title, and the module whose ``numbers`` says what its tables are."""
-
-    title: str
-    module: str
-
-
-# In the order of the report.
-KINDS: Mapping[str, Kind] = {
-    "latency": Kind("Latency", "vcut_bench.latency"),
-    "fidelity": Kind("Fidelity", "vcut_bench.fidelity"),
-    "tiny": Kind("Quality of svd-tiny", "vcut_bench.tiny_numbers"),
-    "vbench": Kind("The paper's metrics", "vcut_bench.vbench"),
-    "macs": Kind("Parameters and MACs", "vcut_bench.macs"),
-    "memory": Kind("Memory", "vcut_bench.memory"),
-    "export": Kind("Compiling", "vcut_bench.export_cost"),
-    "seams": Kind("Seams of decoded chunks", "vcut_bench.seams"),
+Result = Mapping[str, Any]
+# The title of each kind, and the module whose ``numbers`` says what its tables are; in the order of the report.
+KINDS: Mapping[str, tuple[str, str]] = {
+    "latency": ("Latency", "vcut_bench.latency"),
+    "fidelity": ("Fidelity", "vcut_bench.fidelity"),
+    "tiny": ("Quality of svd-tiny", "vcut_bench.tiny_numbers"),
+    "vbench": ("The paper's metrics", "vcut_bench.vbench"),
+    "macs": ("Parameters and MACs", "vcut_bench.macs"),
+    "memory": ("Memory", "vcut_bench.memory"),
+    "export": ("Compiling", "vcut_bench.export_cost"),
+    "seams": ("Seams of decoded chunks", "vcut_bench.seams"),
 }
 
 
@@ -54,14 +46,13 @@ def load(path: Path) -> dict[str, Any]:
     return result
 
 
-def tables(result: Mapping[str, Any]) -> list[Numbers]:
+def tables(result: Result) -> list[Numbers]:
     """Return the tables of a result."""
-    numbers: Callable[[Mapping[str, Any]], list[Numbers]] = import_module(KINDS[result["benchmark"]].module).numbers
-    return numbers(result)
+    return import_module(KINDS[result["benchmark"]][1]).numbers(result)
 
 
 @contextmanager
-def reading(path: Path) -> Any:
+def reading(path: Path) -> Iterator[None]:
     """Turn what a damaged result makes its readers raise into one line.
 
     Raises:
@@ -74,29 +65,28 @@ def reading(path: Path) -> Any:
         raise UsageError(f"{path} is not whole or of another version of vcut ({reason}): measure again") from None
 
 
-def title(result: Mapping[str, Any]) -> str:
+def title(result: Result) -> str:
     """Return the title of a result's section."""
-    name = KINDS[result["benchmark"]].title
-    return f"{name}: {result['model']}" if isinstance(result.get("model"), str) else name
+    name = KINDS[result["benchmark"]][0]
+    return f"{name}: {result['model']}" if "model" in result else name
 
 
-def origin(result: Mapping[str, Any]) -> dict[str, str]:
+def origin(result: Result) -> dict[str, str]:
     """Return where the numbers come from: model, sizes, device, versions, date and command."""
-    threads = f"CPU threads: {result['threads']}" if "threads" in result else None
+    shape, steps, threads = result.get("shape"), result.get("steps"), result.get("threads")
+    size = [
+        f"{shape['frames']} frames of {shape['height']}x{shape['width']}" if shape else None,
+        result.get("precision"),
+        f"{steps} steps" if steps else None,
+    ]
     facts = {
         "model": result.get("model"),
-        "size": _size(result),
-        "device": ", ".join(str(part) for part in (result.get("device"), result.get("backend"), threads) if part),
-        "versions": ", ".join(f"{name} {version}" for name, version in dict(result.get("versions") or {}).items()),
-        "date": result.get("date"),
-        "command": result.get("command"),
+        "size": ", ".join(part for part in size if part),
+        "device": result["device"],
+        "backend": result.get("backend"),
+        "threads": threads and f"CPU threads: {threads}",
+        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+        "date": result["date"],
+        "command": result["command"],
     }
     return {name: str(value) for name, value in facts.items() if value}
-
-
-def _size(result: Mapping[str, Any]) -> str:
-    shape = result.get("shape")
-    parts = [f"{shape.get('frames')} frames of {shape.get('height')}x{shape.get('width')}"] if shape else []
-    parts += [str(result["precision"])] if "precision" in result else []
-    parts += [f"{result['steps']} steps"] if "steps" in result else []
-    return ", ".join(parts)

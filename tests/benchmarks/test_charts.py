@@ -74,16 +74,6 @@ def test_fidelity_has_a_curve_per_setting() -> None:
     assert [drawn.title for drawn in charts(fidelity())] == ["PSNR against diffusers"]
 
 
-def test_shares_of_macs_that_are_many_become_the_rest() -> None:
-    result = json.loads(next(RESULTS.glob("macs-*.json")).read_text())
-    model = result["models"][0]
-    parts = {f"part {i}": {"full": 1000 - i} for i in range(12)}
-    result["models"] = [{**model, "shares": dict.fromkeys(model["networks"], parts)}]
-    shares = chart(result, "Where").figure
-    assert {"part 6", "the rest"} <= set(words(shares))
-    assert "part 7" not in words(shares)
-
-
 def test_never_cut_is_not_compared_with_itself() -> None:
     (path,) = RESULTS.glob("tiny-*.json")
     shown = charts(json.loads(path.read_text()))
