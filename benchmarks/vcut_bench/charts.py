@@ -192,7 +192,8 @@ def _export(result: Result) -> Iterable[Chart]:
     rows = []
     for run in result["runs"]:
         words = f"{_seconds(run['seconds'])}, {memory.size(run['peak_memory_bytes'])}"
-        rows.append(Bar(label(run), {"time": run["seconds"]}, words))
+        title = label(run).removeprefix("--model ").replace("--random-weights ", "")
+        rows.append(Bar(title, {"time": run["seconds"]}, words))
     yield Chart("What compiling costs", "Whole processes: time, and peak memory of the largest.", bars(rows))
 
 
@@ -217,7 +218,7 @@ def _sizes(name: str, **parts: int) -> Bar:
 
 
 def _beside(name: str, value: float, theirs: float | None, ours: bool) -> Bar:
-    words = macs.number(value, 2) + (f", {100 * (value / theirs - 1):+.1f} %" if theirs else "")
+    words = macs.number(value, 2) + (f", {100 * (value / theirs - 1):+.2f} %" if theirs else "")
     return Bar(name, {"MACs": value}, words, theirs, ours)
 
 

@@ -102,7 +102,8 @@ def bars(rows: Sequence[Bar]) -> Any:
     _check([value for row in rows for value in (*row.parts.values(), row.mark or 0)])
     colours = dict(zip(dict.fromkeys(part for row in rows for part in row.parts), COLOURS, strict=False))
     end = max(max(sum(row.parts.values()), row.mark or 0) for row in rows) or 1
-    figure, axes = _figure(_ROW * (len(rows) + len(colours) // 3))
+    legend_rows = (len(colours) + 2) // 3 if len(colours) > 1 else 0
+    figure, axes = _figure(_ROW * (len(rows) + 0.5 * legend_rows))
     axes.set_axis_off()
     axes.set_xlim(0, end)
     for y, row in enumerate(rows):
@@ -114,9 +115,9 @@ def bars(rows: Sequence[Bar]) -> Any:
             axes.barh(y, value, 0.38, left=left, color=colours[part], alpha=1 if row.ours else 0.55)
             left += value
         if row.mark is not None:
-            axes.plot([row.mark] * 2, [y - 0.26, y + 0.26], color=_TEXT, linewidth=1.5)
+            axes.plot([row.mark] * 2, [y - 0.21, y + 0.25], color=_TEXT, linewidth=1.5)
     axes.set_ylim(len(rows) - 0.75, -0.75)
-    if len(colours) > 1:
+    if legend_rows:
         handles = [axes.fill_between([], [], color=colour, label=_plain(part)) for part, colour in colours.items()]
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return figure
@@ -165,6 +166,6 @@ def _check(values: Sequence[float], *more: float) -> None:
         raise ValueError("a value is no finite number")
 
 
-def _plain(text: object, width: int = 44) -> str:
+def _plain(text: object, width: int = 48) -> str:
     """Return text that can be drawn in one line."""
     return textwrap.shorten("".join(c if c.isprintable() else " " for c in str(text)), width)

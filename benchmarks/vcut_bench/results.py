@@ -12,13 +12,12 @@ from typing import Any
 from vcut_bench.numbers import Numbers
 from vcut_runtime.errors import UsageError
 
-
 Result = Mapping[str, Any]
 # The title of each kind, and the module whose ``numbers`` says what its tables are; in the order of the report.
 KINDS: Mapping[str, tuple[str, str]] = {
     "latency": ("Latency", "vcut_bench.latency"),
     "fidelity": ("Fidelity", "vcut_bench.fidelity"),
-    "tiny": ("Quality of svd-tiny", "vcut_bench.tiny_numbers"),
+    "tiny": ("Quality", "vcut_bench.tiny_numbers"),
     "vbench": ("The paper's metrics", "vcut_bench.vbench"),
     "macs": ("Parameters and MACs", "vcut_bench.macs"),
     "memory": ("Memory", "vcut_bench.memory"),
