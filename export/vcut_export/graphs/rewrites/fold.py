@@ -229,6 +229,6 @@ def _cross_attentions(unet: nn.Module) -> Iterator[tuple[Literal["sca", "tca"], 
 def _frame_positions(transformer: Any, frames: int) -> torch.Tensor:
     """Run ``time_proj`` and ``time_pos_embed`` once, in float32, for frames 0 .. frames-1: [frames, channels]."""
     weight = transformer.time_pos_embed.linear_1.weight
+    dtype, numbers = weight.dtype, torch.arange(frames, device=weight.device)
     with torch.no_grad():
-        numbers = torch.arange(frames, device=weight.device)
-        return transformer.time_pos_embed.float()(transformer.time_proj(numbers).float()).to(weight.dtype)
+        return transformer.time_pos_embed.float()(transformer.time_proj(numbers).float()).to(dtype)
