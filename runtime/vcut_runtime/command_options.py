@@ -60,7 +60,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     records: dict[str, type] = {}
     for parameter in signature.parameters.values():
         kind: Any = hints[parameter.name]
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             records[parameter.name] = kind
             parameters += [_parameter(f, kind) for f in fields(kind) if f.metadata["command"]]
         else:
