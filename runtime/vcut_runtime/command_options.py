@@ -16,6 +16,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
+from rich.markup import escape
 
 from vcut_runtime.errors import UsageError
 
@@ -114,7 +115,7 @@ def _parameter(f: Field[Any], record: type) -> inspect.Parameter:
     if f.metadata["parse"] or _words(kind):
         kind = str | None if f.default is None or f.metadata["parse"] else str
     flags = f.metadata["flags"] or (f"--{f.name.replace('_', '-')}",)
-    shown = typer.Option(*flags, help=f.metadata["about"], show_default=f.metadata["parse"] is None)
+    shown = typer.Option(*flags, help=escape(f.metadata["about"]), show_default=f.metadata["parse"] is None)
     default = inspect.Parameter.empty if f.default is MISSING else f.default
     return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown])
 
