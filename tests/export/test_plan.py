@@ -14,8 +14,8 @@ from vcut_export import resolve
 from vcut_export.checkpoint import Checkpoint
 from vcut_export.plan import decode_context, default_decode_chunk, make_manifest, make_plan
 from vcut_runtime import UsageError
-from vcut_runtime.manifest import SizeRange
-from vcut_runtime.schedule import decode_chunks
+from vcut_runtime.bundle.manifest import SizeRange
+from vcut_runtime.decoding import decode_chunks
 
 UNET = {"semantic_binding", "quality_improvement"}
 

@@ -11,9 +11,9 @@ import torch
 
 from models import tiny
 from vcut_export import weights
-from vcut_export.graphs import Decode
-from vcut_export.temporal_decoder import SpaceTimeBlock, TemporalConv
-from vcut_runtime.schedule import decode_chunks
+from vcut_export.graphs.modules import Decode
+from vcut_export.graphs.rewrites.temporal_decoder import SpaceTimeBlock, TemporalConv
+from vcut_runtime.decoding import decode_chunks
 
 
 @pytest.fixture(scope="module")

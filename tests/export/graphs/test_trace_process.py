@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from vcut_export.tracing import GraphSpec, _trace_in_child
-from vcut_runtime.manifest import TensorSpec
+from vcut_runtime.bundle.manifest import TensorSpec
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there processes are forked")
 

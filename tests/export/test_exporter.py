@@ -17,7 +17,7 @@ import pytest
 from conftest import DYNAMIC, make_checkpoint
 from vcut_export import export
 from vcut_runtime import Pipeline, UsageError, VcutError, open_bundle
-from vcut_runtime.manifest import SHALLOW
+from vcut_runtime.bundle.manifest import SHALLOW
 
 GRAPHS = ("condition", "semantic_binding", "quality_improvement", "decode")
 PORTABLE = "tensorrt-rtx-portable"

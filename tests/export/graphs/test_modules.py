@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import reference
-from vcut_export.fold import fold, project_cross_attention
-from vcut_export.graphs import Condition, Decode, QualityImprovement, SemanticBinding, resize_matrix
+from vcut_export.graphs.rewrites.fold import fold, project_cross_attention
+from vcut_export.graphs.modules import Condition, Decode, QualityImprovement, SemanticBinding, resize_matrix
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import open_backend
 

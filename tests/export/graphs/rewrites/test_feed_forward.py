@@ -12,8 +12,8 @@ import torch
 
 from models import tiny
 from vcut_export import export, weights
-from vcut_export.feed_forward import ChunkedFeedForward, chunk_feed_forwards
-from vcut_export.simplify import TRANSPOSED
+from vcut_export.graphs.rewrites.feed_forward import ChunkedFeedForward, chunk_feed_forwards
+from vcut_export.graphs.simplify import TRANSPOSED
 
 
 def feed_forward(channels: int = 8) -> Any:
