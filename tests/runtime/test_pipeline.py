@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 import reference
 from conftest import psnr
-from vcut_runtime import Pipeline, Step, UsageError
+from example_manifest import example
+from vcut_runtime import Bundle, Pipeline, RunOptions, Step, UsageError
+from vcut_runtime.bundle.graph import GRAPHS, sized
+from vcut_runtime.bundle.manifest import Manifest, TensorSpec
+from vcut_runtime.schedule import karras_sigmas
 
 SHAPE = (14, 4, 8, 12)
 
@@ -74,7 +81,7 @@ def test_tca_folded_and_never_cut_is_diffusers_pipeline(
     theirs = reference.load(tiny_checkpoint)
     reference.inject(theirs, monkeypatch, noise)
     want = diffusers_frames(theirs, image, latents)
-    got = folded(image, cut_step=None, latents=latents, noise=noise).frames
+    got = folded(image, cut_step="none", latents=latents, noise=noise).frames
     assert want.std() > 10  # a flat picture would agree with anything
     assert psnr(got, want) >= 50
 
@@ -98,10 +105,10 @@ def test_options_mean_what_they_mean_in_diffusers(
     theirs = reference.load(tiny_checkpoint)
     reference.inject(theirs, monkeypatch, noise)
     want = diffusers_frames(theirs, image, latents, decode_chunk_size=5, **options)
-    got = folded(image, cut_step=None, latents=latents, noise=noise, decode_chunk=5, **options)
+    got = folded(image, cut_step="none", latents=latents, noise=noise, decode_chunk=5, **options)
     assert psnr(got.frames, want) >= 50
     assert got.fps == 12
-    plain = folded(image, cut_step=None, latents=latents, noise=noise, decode_chunk=5, num_inference_steps=4)
+    plain = folded(image, cut_step="none", latents=latents, noise=noise, decode_chunk=5, num_inference_steps=4)
     assert psnr(plain.frames, want) < 45  # the options matter
 
 
@@ -117,7 +124,7 @@ def test_guidance_of_one_or_less_is_no_guidance_as_in_diffusers(
     theirs = reference.load(tiny_checkpoint)
     reference.inject(theirs, monkeypatch, noise)
     want = diffusers_frames(theirs, image, latents, **options)
-    got = folded(image, cut_step=None, latents=latents, noise=noise, **options)
+    got = folded(image, cut_step="none", latents=latents, noise=noise, **options)
     assert psnr(got.frames, want) >= 50
 
 
@@ -134,7 +141,7 @@ def test_other_sizes_than_the_bundles_are_diffusers_too(
         reference.inject(theirs, monkeypatch, noise)
         want = diffusers_frames(theirs, image, latents, num_inference_steps=4)
         sizes: Any = {"num_frames": frames, "height": height, "width": width}
-        got = pipeline(image, cut_step=None, num_inference_steps=4, latents=latents, noise=noise, **sizes).frames
+        got = pipeline(image, cut_step="none", num_inference_steps=4, latents=latents, noise=noise, **sizes).frames
         assert got.shape == (frames, height, width, 3)
         assert want.std() > 10
         assert psnr(got, want) >= 50
@@ -145,7 +152,7 @@ def test_a_dynamic_bundle_makes_the_video_of_a_fixed_one(
 ) -> None:
     dynamic, draw = Pipeline.load(dynamic_bundle), np.random.default_rng(6)
     frames, height, width = small.manifest.sizes
-    latents = draw.standard_normal((1, frames, *small.manifest.latent_shape), dtype=np.float32)
+    latents = draw.standard_normal((1, frames, *small.manifest.geometry.latent_shape()), dtype=np.float32)
     noise = draw.standard_normal((1, 3, height, width), dtype=np.float32)
     want = small(photo, latents=latents, noise=noise).frames
     got = dynamic(photo, latents=latents, noise=noise, num_frames=frames, height=height, width=width).frames
@@ -190,8 +197,8 @@ def test_sizes_outside_the_ranges_are_refused_on_one_line(
 
 def test_a_fixed_bundle_takes_its_own_sizes_alone(small: Pipeline, photo: Image.Image) -> None:
     frames, height, width = small.manifest.sizes
-    one = small(photo, seed=2, num_frames=frames, height=height, width=width)
-    assert np.array_equal(one.frames, small(photo, seed=2).frames)
+    video = small(photo, seed=2, num_frames=frames, height=height, width=width)
+    assert np.array_equal(video.frames, small(photo, seed=2).frames)
     for name, size in (("frames", frames), ("height", height), ("width", width)):
         option = "num_frames" if name == "frames" else name
         with pytest.raises(UsageError, match=rf"{size} only: export it with --dynamic {name}=MIN:MAX"):
@@ -212,12 +219,12 @@ def test_cut_at_17_is_sixteen_guided_and_nine_conditional_steps(
     if tca == "remove":
         reference.take_out_tca(theirs.unet)
     want = reference.vcut_loop(theirs, image, latents, noise, cut_step=17)
-    seen: list[Step] = []
+    seen: list[tuple[int, Step]] = []
     got = Pipeline.load(tiny_bundle(tca))(
-        image, latents=latents, noise=noise, callback=lambda step, _: seen.append(step)
+        image, latents=latents, noise=noise, callback=lambda number, step, _: seen.append((number, step))
     )
-    assert [step.stage for step in seen] == ["semantic_binding"] * 16 + ["quality_improvement"] * 9
-    assert [step.index for step in seen] == list(range(1, 26))
+    assert [step.graph for _, step in seen] == ["semantic_binding"] * 16 + ["quality_improvement"] * 9
+    assert [number for number, _ in seen] == list(range(1, 26))
     assert psnr(got.frames, want) >= 50
 
 
@@ -242,7 +249,7 @@ def test_a_cache_interval_is_deepcache_on_diffusers(
     helper.set_params(cache_interval=interval, cache_branch_id=0)
     helper.enable()
     want = diffusers_frames(theirs, image, latents, **options)
-    got = folded(image, latents=latents, noise=noise, cut_step=None, cache_interval=interval, **options)
+    got = folded(image, latents=latents, noise=noise, cut_step="none", cache_interval=interval, **options)
     assert psnr(got.frames, want) >= 50
     assert psnr(exact, want) < 45  # it is another video
 
@@ -258,38 +265,49 @@ def test_each_stage_begins_with_all_layers(
 ) -> None:
     options: Any = {"cut_step": cut_step, "cache_interval": 2}
     want = reference.vcut_loop(reference.load(tiny_checkpoint), image, latents, noise, steps=6, **options)
-    seen: list[Step] = []
+    seen: list[tuple[int, Step]] = []
     got = folded(
         image,
         latents=latents,
         noise=noise,
         num_inference_steps=6,
-        callback=lambda step, _: seen.append(step),
+        callback=lambda number, step, _: seen.append((number, step)),
         **options,
     )
     assert psnr(got.frames, want) >= 50
-    assert [s.index for s in seen if not s.shallow] == {1: [1, 3, 5], 4: [1, 3, 4, 6], 5: [1, 3, 5]}[cut_step]
+    full = [number for number, step in seen if not step.graph.endswith("_shallow")]
+    assert full == {1: [1, 3, 5], 4: [1, 3, 4, 6], 5: [1, 3, 5]}[cut_step]
 
 
 def test_a_run_that_goes_on_keeps_the_cache_interval(deep_bundle: Path, photo: Image.Image) -> None:
     pipeline, kept = Pipeline.load(deep_bundle), {}
-    whole = pipeline(photo, seed=0, cache_interval=2, callback=lambda step, x: kept.update({step.index: x.copy()}))
+    whole = pipeline(photo, seed=0, cache_interval=2, callback=lambda number, _, x: kept.update({number: x.copy()}))
 
     def from_step(start: int) -> np.ndarray:
         return pipeline(photo, seed=0, cache_interval=2, start_step=start, latents=kept[start - 1]).frames
 
     assert np.array_equal(from_step(3), whole.frames)  # steps 1, 3, 5 and 7 compute all layers
     assert np.array_equal(from_step(5), whole.frames)
-    assert not np.array_equal(from_step(4), whole.frames)  # no deep features to take: it computes them
+    assert not np.array_equal(from_step(4), whole.frames)  # without deep features to take it runs all layers
 
 
 def test_a_run_that_starts_between_computes_all_layers(deep_bundle: Path, photo: Image.Image) -> None:
     pipeline = Pipeline.load(deep_bundle)
-    seen: list[Step] = []
+    seen: list[tuple[int, Step]] = []
     latents = np.zeros((1, 3, 4, 16, 16), np.float32)
-    options: Any = {"latents": latents, "cache_interval": 2, "callback": lambda step, _: seen.append(step)}
+    options: Any = {
+        "latents": latents,
+        "cache_interval": 2,
+        "callback": lambda number, step, _: seen.append((number, step)),
+    }
     pipeline(photo, seed=0, start_step=4, **options)
-    assert [(step.index, step.shallow) for step in seen] == [(4, False), (5, False), (6, True), (7, False)]
+    full, shallow = "quality_improvement", "quality_improvement_shallow"
+    assert [(number, step.graph) for number, step in seen] == [
+        (4, "semantic_binding"),
+        (5, full),
+        (6, shallow),
+        (7, full),
+    ]
 
 
 def test_without_guidance_each_stage_still_begins_with_all_layers(
@@ -337,14 +355,14 @@ def test_every_cut_and_bias_follows_the_reference_loop(
 
 def test_the_cut_and_the_bias_change_the_video(removed: Pipeline, image: Image.Image) -> None:
     options: list[dict[str, Any]] = [
-        {"cut_step": None},
+        {"cut_step": "none"},
         {"cut_step": 2},
         {"cut_step": 2, "quality_bias": "cond"},
         {"cut_step": 1},
     ]
     frames = [removed(image, seed=0, num_inference_steps=3, **chosen).frames for chosen in options]
-    for i, one in enumerate(frames):
-        assert all(psnr(one, other) < 60 for other in frames[i + 1 :])
+    for first, second in combinations(frames, 2):
+        assert psnr(first, second) < 60
 
 
 def test_chunks_of_every_size_agree_with_diffusers_chunks(
@@ -359,21 +377,21 @@ def test_chunks_of_every_size_agree_with_diffusers_chunks(
     reference.inject(theirs, monkeypatch, noise)
     for chunk in (1, 13, 14, 99):  # 13 leaves a chunk of one frame
         want = diffusers_frames(theirs, image, latents, num_inference_steps=1, decode_chunk_size=chunk)
-        got = folded(image, cut_step=None, num_inference_steps=1, latents=latents, noise=noise, decode_chunk=chunk)
+        got = folded(image, cut_step="none", num_inference_steps=1, latents=latents, noise=noise, decode_chunk=chunk)
         assert psnr(got.frames, want) >= 50
 
 
 def test_the_same_seed_gives_the_same_video(small: Pipeline, photo: Image.Image) -> None:
-    one, two, other = small(photo, seed=5), small(photo, seed=5), small(photo, seed=6)
-    assert np.array_equal(one.frames, two.frames)
-    assert not np.array_equal(one.frames, other.frames)
-    assert one.seed == 5
+    video, again, other = small(photo, seed=5), small(photo, seed=5), small(photo, seed=6)
+    assert np.array_equal(video.frames, again.frames)
+    assert not np.array_equal(video.frames, other.frames)
+    assert video.seed == 5
 
 
 def test_a_random_seed_is_reported_and_reproduces_the_video(small: Pipeline, photo: Image.Image) -> None:
-    one = small(photo)
-    assert one.seed is not None
-    assert np.array_equal(small(photo, seed=one.seed).frames, one.frames)
+    video = small(photo)
+    assert video.seed is not None
+    assert np.array_equal(small(photo, seed=video.seed).frames, video.frames)
 
 
 def test_a_list_of_images_gives_a_list_with_counted_seeds(small: Pipeline, photo: Image.Image) -> None:
@@ -386,7 +404,7 @@ def test_a_list_of_images_gives_a_list_with_counted_seeds(small: Pipeline, photo
 
 def test_injected_arrays_serve_one_image_each_or_all(small: Pipeline, photo: Image.Image) -> None:
     draw = np.random.default_rng(0)
-    shape, manifest = small.manifest.latent_shape, small.manifest
+    shape, manifest = small.manifest.geometry.latent_shape(), small.manifest
     two = draw.standard_normal((2, manifest.frames, *shape), dtype=np.float32)
     noise = draw.standard_normal((1, 3, manifest.height, manifest.width), dtype=np.float32)
     both = small([photo, photo], latents=two, noise=noise)
@@ -397,20 +415,22 @@ def test_injected_arrays_serve_one_image_each_or_all(small: Pipeline, photo: Ima
 
 def test_frames_timings_and_progress(small: Pipeline, photo: Image.Image) -> None:
     progress: list[tuple[str, int, int]] = []
-    steps: list[tuple[Step, tuple[int, ...]]] = []
+    steps: list[tuple[int, Step, tuple[int, ...]]] = []
     video = small(
         photo,
         seed=0,
-        callback=lambda step, latents: steps.append((step, latents.shape)),
+        callback=lambda number, step, latents: steps.append((number, step, latents.shape)),
         progress=lambda *event: progress.append(event),
     )
     manifest = small.manifest
     assert video.frames.shape == (manifest.frames, manifest.height, manifest.width, 3)
     assert video.frames.dtype == np.uint8
     assert set(video.timings) == {"load", "condition", "semantic_binding", "quality_improvement", "decode"}
-    assert [shape for _, shape in steps] == [(1, manifest.frames, *manifest.latent_shape)] * 4
-    assert steps[0][0].sigma == 700.0
-    assert steps[-1][0].sigma_next == 0.0
+    assert [shape for *_, shape in steps] == [(1, manifest.frames, *manifest.geometry.latent_shape())] * 4
+    assert tuple(step for _, step, _ in steps) == manifest.schedule
+    assert [number for number, *_ in steps] == [1, 2, 3, 4]
+    assert steps[0][1].sigma == 700.0
+    assert steps[-1][1].coefficients == (0.0, 1.0, 0.0)
     for stage, total in (("condition", 1), ("semantic_binding", 2), ("quality_improvement", 2), ("decode", 3)):
         events = [(done, of) for name, done, of in progress if name == stage]
         assert events[0] == (0, total)
@@ -418,7 +438,7 @@ def test_frames_timings_and_progress(small: Pipeline, photo: Image.Image) -> Non
 
 
 def test_a_failing_callback_stops_the_run(small: Pipeline, photo: Image.Image) -> None:
-    def stop(step: Step, latents: np.ndarray) -> None:
+    def stop(number: int, step: Step, latents: np.ndarray) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -432,18 +452,29 @@ def test_a_failing_callback_stops_the_run(small: Pipeline, photo: Image.Image) -
         ({"cut_step": 0}, "outside 1..5"),
         ({"cut_step": 6}, "outside 1..5"),
         ({"decode_chunk": 0}, "at least 1"),
-        ({"cache_interval": 0}, "give 1"),
+        ({"cache_interval": 0}, "at least 1"),
         ({"cache_interval": 2}, "no shallow steps: export it with --deep-cache"),
         ({"fps": 0}, "at least 1"),
         ({"fps": 3_000_000_000}, "at most 1000"),
         ({"noise_aug_strength": float("nan")}, "finite"),
         ({"max_guidance_scale": float("inf")}, "finite"),
-        ({"noise_aug_strength": -1.0}, "0 or more"),
-        ({"quality_bias": "median"}, "mean or cond"),
-        ({"seed": -1}, "0 or more"),
+        ({"noise_aug_strength": -1.0}, "at least 0"),
+        ({"quality_bias": "median"}, "unknown quality_bias 'median': choose mean, cond"),
+        ({"seed": -1}, "at least 0"),
         ({"latents": np.zeros((1, 3, 4, 16, 17))}, "latents has shape"),
         ({"noise": np.zeros((3, 32, 32))}, "noise has shape"),
-        ({"fit": "pad"}, "stretch or crop"),
+        ({"fit": "pad"}, "unknown fit 'pad': choose stretch, crop"),
+        ({"cut_step": "never"}, "cut_step is 'never': give a step, or 'none'"),
+        ({"start_step": 2}, "give the latents to start from too"),
+        ({"start_step": 5, "latents": np.zeros((1, 3, 4, 16, 16))}, "start_step is 5: give 1..4"),
+        ({"schedule": "fast"}, "unknown schedule 'fast': choose vcut, exact"),
+        ({"schedule": ()}, "cannot play the schedule: it has no step"),
+        ({"schedule": "exact", "cut_step": 2}, "schedule and cut_step exclude each other"),
+        ({"schedule": "exact", "cut_step": "none"}, "schedule and cut_step exclude each other"),
+        ({"schedule": "vcut", "num_inference_steps": 4}, "schedule and num_inference_steps exclude each other"),
+        ({"schedule": "vcut", "quality_bias": "cond"}, "schedule and quality_bias exclude each other"),
+        ({"cutstep": 2}, "unknown option 'cutstep': did you mean cut_step"),
+        ({"xyz": 2}, "unknown option 'xyz': choose from schedule, height"),
     ],
 )
 def test_impossible_options_are_refused_on_one_line(
@@ -454,12 +485,259 @@ def test_impossible_options_are_refused_on_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_fewer_steps_keep_the_share_of_guided_steps(removed: Pipeline, image: Image.Image) -> None:
-    seen: list[Step] = []
-    removed(image, seed=0, num_inference_steps=5, callback=lambda step, _: seen.append(step))
-    assert sum(step.stage == "semantic_binding" for step in seen) == 3  # 16 of 25
+def test_fewer_steps_cut_at_the_same_noise_level(removed: Pipeline, image: Image.Image) -> None:
+    seen: list[tuple[int, Step]] = []
+    removed(image, seed=0, num_inference_steps=5, callback=lambda number, step, _: seen.append((number, step)))
+    guided = [step for _, step in seen if step.bias == "both"]
+    assert len(guided) == 3  # 16 of 25
+    assert guided[-1].sigma > removed.manifest.schedule[16].sigma >= seen[3][1].sigma
 
 
 def test_an_unknown_backend_is_refused(small_bundle: Path) -> None:
     with pytest.raises(UsageError, match="unknown backend"):
         Pipeline.load(small_bundle, backend="tpu")
+
+
+@pytest.mark.parametrize("unknown", [{"thread": 2}, {"low-memory": True}])
+def test_an_unknown_option_of_the_backend_is_refused_on_one_line(small_bundle: Path, unknown: Any) -> None:
+    with pytest.raises(UsageError, match=r"unknown option .*: did you mean") as caught:
+        Pipeline.load(small_bundle, **unknown)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_come_as_a_record_or_as_keywords(small: Pipeline, photo: Image.Image) -> None:
+    options = RunOptions(seed=3, cut_step=2, fps=9)
+    video = small(photo, options)
+    assert (video.fps, video.seed) == (9, 3)
+    assert np.array_equal(video.frames, small(photo, seed=3, cut_step=2, fps=9).frames)
+    other = small(photo, options, cut_step=1)
+    assert (other.fps, other.seed) == (9, 3)
+    assert np.array_equal(other.frames, small(photo, seed=3, cut_step=1, fps=9).frames)
+    assert not np.array_equal(other.frames, video.frames)
+
+
+def test_named_schedules_are_those_of_the_cut_steps(small: Pipeline, photo: Image.Image) -> None:
+    vcut, exact = (small(photo, seed=0, schedule=name).frames for name in ("vcut", "exact"))
+    assert np.array_equal(vcut, small(photo, seed=0).frames)
+    assert np.array_equal(exact, small(photo, seed=0, cut_step="none").frames)
+    assert psnr(vcut, exact) < 60
+    rows = small.manifest.schedules["exact"]
+    assert np.array_equal(exact, small(photo, seed=0, schedule=rows).frames)
+    assert np.array_equal(exact, small(photo, seed=0, schedule=list(rows)).frames)
+
+
+def dpm_solver_rows(sigmas: Sequence[float], cut_step: int) -> tuple[Step, ...]:
+    """Return the rows of DPM-Solver++ (2M); its first and last steps are Euler steps."""
+    rows, last_h = [], 0.0
+    for number, (sigma, following) in enumerate(pairwise(sigmas), start=1):
+        coefficients = (following / sigma, 1.0 - following / sigma, 0.0)
+        if following > 0.0:
+            h = float(np.log(sigma / following))
+            if number > 1:
+                r = last_h / h
+                change = float(np.expm1(-h))
+                coefficients = (following / sigma, -change * (1.0 + 1.0 / (2.0 * r)), change / (2.0 * r))
+            last_h = h
+        guided = number < cut_step
+        graph = "semantic_binding" if guided else "quality_improvement"
+        rows.append(Step(sigma, graph, "both" if guided else "cond", coefficients))
+    return tuple(rows)
+
+
+def dpm_solver_loop(
+    pipeline: Any, image: Image.Image, latents: np.ndarray, noise: np.ndarray, sigmas: Sequence[float], cut_step: int
+) -> np.ndarray:
+    """Return the frames of DPM-Solver++ (2M; Lu et al. 2022) on diffusers' modules, in terms of log sigma.
+
+    Steps before ``cut_step`` are guided, the others are conditional.
+    """
+    import torch
+
+    frames = latents.shape[1]
+    embedding = pipeline._encode_image(image, "cpu", 1, False)
+    pixels = pipeline.video_processor.preprocess(image, height=image.height, width=image.width)
+    z = pipeline.vae.encode(pixels + 0.02 * torch.from_numpy(noise)).latent_dist.mode()
+    z = z[:, None].repeat(1, frames, 1, 1, 1)
+    ids = torch.tensor([[6, 127, 0.02]])
+    scale = torch.linspace(1.0, 3.0, frames)[None, :, None, None, None]
+
+    def velocity(x: Any, sigma: float, condition: float) -> Any:
+        sample = torch.cat([x / (sigma**2 + 1) ** 0.5, condition * z], dim=2)
+        return pipeline.unet(sample, torch.tensor(0.25 * np.log(sigma)), condition * embedding, ids).sample
+
+    x = torch.from_numpy(latents) * (sigmas[0] ** 2 + 1) ** 0.5
+    denoised: list[Any] = []
+    for number, (sigma, following) in enumerate(pairwise(sigmas), start=1):
+        v = velocity(x, sigma, 1.0)
+        if number < cut_step:
+            unconditional = velocity(x, sigma, 0.0)
+            v = unconditional + scale * (v - unconditional)
+        denoised.append(x / (sigma**2 + 1) - v * sigma / (sigma**2 + 1) ** 0.5)
+        direction = denoised[-1]
+        if number > 1 and following > 0.0:
+            before, now, after = (-np.log(s) for s in (sigmas[number - 2], sigma, following))
+            slope = (denoised[-1] - denoised[-2]) / (now - before)
+            direction = denoised[-1] + slope * (after - now) / 2.0
+        ratio = following / sigma
+        x = ratio * x + (1.0 - ratio) * direction
+    decoded = pipeline.decode_latents(x, frames, frames)
+    return reference.to_uint8(pipeline.video_processor.postprocess_video(decoded, output_type="np")[0])
+
+
+@pytest.mark.parametrize("cut_step", [1, 4, 7])
+def test_rows_of_another_sampler_are_that_sampler(
+    cut_step: int, small: Pipeline, small_checkpoint: Path, photo: Image.Image
+) -> None:
+    import torch
+
+    theirs = reference.load(small_checkpoint)
+    reference.take_out_tca(theirs.unet)
+    picture, draw = photo.resize((32, 32), Image.Resampling.LANCZOS), np.random.default_rng(7)
+    latents = draw.standard_normal((1, 3, 4, 16, 16), dtype=np.float32)
+    noise = draw.standard_normal((1, 3, 32, 32), dtype=np.float32)
+    sigmas = karras_sigmas(small.manifest.scheduler, 6).tolist()
+    with torch.no_grad():
+        want = dpm_solver_loop(theirs, picture, latents, noise, sigmas, cut_step)
+    rows = dpm_solver_rows(sigmas, cut_step)
+    got = small(picture, latents=latents, noise=noise, schedule=rows).frames
+    assert want.std() > 10
+    assert psnr(got, want) >= 50
+    euler = tuple(step_without_memory(step) for step in rows)
+    assert psnr(small(picture, latents=latents, noise=noise, schedule=euler).frames, want) < 45  # k2 matters
+
+
+def step_without_memory(step: Step) -> Step:
+    """Return the Euler step at the place of ``step``."""
+    k0, _, _ = step.coefficients
+    return Step(step.sigma, step.graph, step.bias, (k0, 1.0 - k0, 0.0))
+
+
+def test_noise_of_a_row_comes_from_the_seed(small: Pipeline, photo: Image.Image) -> None:
+    rows = list(small.manifest.schedule)
+    rows[1] = msgspec.structs.replace(rows[1], noise=5.0)
+    arrays: dict[str, Any] = {
+        "latents": np.random.default_rng(0).standard_normal((1, 3, 4, 16, 16), dtype=np.float32),
+        "noise": np.zeros((1, 3, 32, 32), np.float32),
+    }
+    kept: dict[int, list[np.ndarray]] = {}
+
+    def keep(number: int, step: Step, latents: np.ndarray) -> None:
+        kept.setdefault(number, []).append(latents.copy())
+
+    quiet = small(photo, **arrays, callback=keep)
+    noisy = small(photo, seed=1, schedule=tuple(rows), **arrays, callback=keep)
+    again = small(photo, seed=1, schedule=tuple(rows), **arrays)
+    other = small(photo, seed=2, schedule=tuple(rows), **arrays)
+    assert (quiet.seed, noisy.seed, other.seed) == (None, 1, 2)
+    assert np.array_equal(noisy.frames, again.frames)
+    assert not np.array_equal(noisy.frames, other.frames)
+    assert not np.array_equal(noisy.frames, quiet.frames)
+    without, with_noise = kept[1]
+    assert np.array_equal(without, with_noise)
+    without, with_noise = kept[2]
+    added = (with_noise - without) / 5.0
+    assert abs(added.mean()) < 0.1
+    assert added.std() == pytest.approx(1.0, abs=0.1)
+    assert small(photo, schedule=tuple(rows), **arrays).seed is not None  # it was drawn
+
+
+def test_given_rows_are_checked_against_the_bundle(small: Pipeline, photo: Image.Image) -> None:
+    rows = small.manifest.schedule
+    wrong = (*rows[:2], Step(rows[2].sigma, "quality_improvement_shallow", "mean", (0.5, 0.5, 0.0)))
+    with pytest.raises(UsageError, match=r"this bundle cannot play the schedule: step 3 runs .*_shallow") as caught:
+        small(photo, schedule=wrong)
+    assert "\n" not in str(caught.value)
+
+
+class Recorder:
+    """A backend without graphs: it keeps the inputs of each run, and output tensors hold the number of the run."""
+
+    name = "recorder"
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.notes: list[str] = []
+        self.runs: list[tuple[str, dict[str, np.ndarray]]] = []
+
+    def upload(self, value: np.ndarray) -> np.ndarray:
+        return np.array(value)
+
+    def download(self, value: np.ndarray) -> np.ndarray:
+        return value
+
+    def run(self, graph: str, inputs: Any) -> dict[str, np.ndarray]:
+        self.runs.append((graph, dict(inputs)))
+        n = len(inputs["latents"]) if graph == "decode" else 0
+        return {
+            tensor.name: np.full(sized(tensor.shape, {"n": n}), len(self.runs), tensor.dtype)
+            for tensor in self.manifest.graphs[graph].outputs
+        }
+
+    def load(self, graph: str) -> None: ...
+    def wait(self, mark: Any) -> None: ...
+    def check_sizes(self, sizes: Any) -> None: ...
+    def mark(self) -> float:
+        return 0.0
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+    def peak_memory(self) -> int | None:
+        return None
+
+    def max_decode_chunk(self) -> int | None:
+        return None
+
+
+def recorded(manifest: Manifest, **options: Any) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Return each graph that a video runs, with its inputs."""
+    backend = Recorder(manifest)
+    Pipeline(Bundle(Path("nowhere"), manifest), backend)(np.zeros((64, 96, 3)), seed=0, **options)
+    return backend.runs
+
+
+def test_every_step_gets_the_values_of_its_row() -> None:
+    manifest = example()
+    condition, *steps, (last, _) = recorded(manifest)
+    assert (condition[0], last) == ("condition", "decode")
+    assert [graph for graph, _ in steps] == [row.graph for row in manifest.schedule]
+    for number, ((graph, inputs), row) in enumerate(zip(steps, manifest.schedule, strict=True), start=1):
+        assert inputs.keys() == {tensor.name for tensor in manifest.graphs[graph].inputs}
+        assert inputs["sigma"].dtype == inputs["coefficients"].dtype == np.float32
+        np.testing.assert_allclose(inputs["sigma"], [row.sigma], rtol=1e-6)
+        np.testing.assert_allclose(inputs["coefficients"], row.coefficients, rtol=1e-6)
+        assert inputs["sca_bias"].shape == (GRAPHS[graph].rows, 96)
+        assert (inputs["previous_denoised"] == (0 if number == 1 else number)).all()  # run 1 is condition
+        assert number == 1 or (inputs["latents"] == number).all()
+
+
+def test_shallow_steps_get_the_features_of_the_latest_full_step() -> None:
+    steps = recorded(example(deep=True), cache_interval=3, num_inference_steps=7, cut_step=5)[1:8]
+    full = [number for number, (graph, _) in enumerate(steps, start=1) if not graph.endswith("_shallow")]
+    assert full == [1, 4, 5]
+    for number, (graph, inputs) in enumerate(steps, start=1):
+        assert ("deep_features" in inputs) == graph.endswith("_shallow")
+        if number not in full:
+            latest = max(step for step in full if step < number)
+            assert (inputs["deep_features"] == latest + 1).all()  # run 1 is condition
+            assert inputs["deep_features"].shape[0] == GRAPHS[graph].rows
+
+
+@pytest.mark.parametrize("graph", ["condition", "semantic_binding", "quality_improvement", "decode"])
+def test_an_input_added_to_a_record_gets_its_default(graph: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = ("n", "F", "C", "h", "N") if graph == "decode" else (3, "F", "W")
+    record = GRAPHS[graph]
+    extra = replace(record.inputs[0], name="extra", shape=shape, default=2.5)
+    monkeypatch.setitem(GRAPHS, graph, replace(record, inputs=(*record.inputs, extra)))  # pyright: ignore
+    manifest = example()
+    entry = manifest.graphs[graph]
+    entry = msgspec.structs.replace(entry, inputs=(*entry.inputs, TensorSpec("extra", "float32", shape)))
+    manifest = msgspec.structs.replace(manifest, graphs={**manifest.graphs, graph: entry})
+    runs = recorded(manifest, num_inference_steps=4, decode_chunk=10)
+    values = [(len(inputs.get("latents", ())), inputs["extra"]) for name, inputs in runs if name == graph]
+    assert len(values) == {"condition": 1, "semantic_binding": 2, "quality_improvement": 2, "decode": 2}[graph]
+    for n, value in values:
+        assert value.dtype == np.float32
+        assert value.shape == ((n, 14, 4, 8, 96) if graph == "decode" else (3, 14, 96))
+        assert (value == 2.5).all()
+    assert all("extra" not in inputs for name, inputs in runs if name != graph)
