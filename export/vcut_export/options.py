@@ -70,7 +70,7 @@ class ExportOptions:
     operators: Operators | None = option(
         None,
         "Choose operators that are fast on a gpu (TensorRT, CUDA) or on a cpu (ONNX Runtime; needs fp32). "
-        "[default: gpu; svd-tiny: cpu]",
+        "[default: gpu; svd-tiny in fp32: cpu]",
         rebuilds=ALL,
     )
     tca: Tca = option(

@@ -84,10 +84,12 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions | None = None) -> P
     """
     _check_unet(checkpoint)
     options = options or ExportOptions()
-    given = {name: getattr(options, name) for name in ("height", "width", "precision", "operators")}
+    given = {name: getattr(options, name) for name in ("height", "width", "precision")}
+    chosen = {name: checkpoint.defaults[name] if value is None else value for name, value in given.items()}
     options = replace(
         options,
-        **{name: checkpoint.defaults[name] if value is None else value for name, value in given.items()},
+        **chosen,
+        operators=options.operators or (checkpoint.defaults["operators"] if chosen["precision"] == "fp32" else "gpu"),
         frames=checkpoint.configs["unet"].get("num_frames", 25) if options.frames is None else options.frames,
         cut_step=_cut_step(checkpoint, options.steps, options.cut_step),
     )
