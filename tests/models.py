@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vcut_export.checkpoint import Checkpoint
+    from vcut_export.plan import Plan
 
 TINY: dict[str, dict[str, Any]] = {
     "unet": {
@@ -33,3 +34,11 @@ def tiny(seed: int = 0) -> Checkpoint:
     preset = resolve("svd-tiny", random_weights=True, seed=seed)
     configs = {name: {**config, **TINY.get(name, {})} for name, config in preset.configs.items()}
     return replace(preset, id="tiny", configs=configs, defaults={**preset.defaults, "height": 64, "width": 96})
+
+
+def planned(checkpoint: Checkpoint, **options: Any) -> Plan:
+    """Return the plan of ``checkpoint`` with these options."""
+    from vcut_export.options import ExportOptions
+    from vcut_export.plan import make_plan
+
+    return make_plan(checkpoint, ExportOptions(**options))
