@@ -71,9 +71,11 @@ def _check_sizes(manifest: Manifest) -> None:
 
 
 def _check_graphs(manifest: Manifest, graphs: dict[str, BoundGraph]) -> None:
-    for name in graphs.keys() ^ manifest.graphs.keys():
-        what = "lacks the graph" if name in graphs else "has an unknown graph"
-        raise ValueError(f"the manifest {what} {name}: {_AGAIN}")
+    for name in (*graphs, *manifest.graphs):
+        if name not in manifest.graphs:
+            raise ValueError(f"the manifest lacks the graph {name}: {_AGAIN}")
+        if name not in graphs:
+            raise ValueError(f"the manifest has an unknown graph {name}: {_AGAIN}")
     for name, graph in manifest.graphs.items():
         if graph.weights not in manifest.weights:
             raise ValueError(f"graph {name} needs the unlisted weights {graph.weights!r}: {_AGAIN}")
