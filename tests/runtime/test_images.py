@@ -228,9 +228,9 @@ def test_the_range_of_a_refused_float_array_is_named() -> None:
 @pytest.mark.parametrize(
     ("pixels", "size"), [(8, 224), (97, 224), (224, 224), (225, 224), (320, 224), (576, 224), (1024, 224), (97, 30)]
 )
-def test_resize_matrix_is_what_the_compiler_reads_off_diffusers(pixels: int, size: int) -> None:
-    from vcut_export import graphs
+def test_resize_matrix_is_what_the_exporter_reads_off_diffusers(pixels: int, size: int) -> None:
+    from vcut_export.graphs import modules
 
-    want = graphs.resize_matrix(pixels, size).numpy()
+    want = modules.resize_matrix(pixels, size).numpy()
     assert np.abs(resize_matrix(pixels, size) - want).max() <= 2e-6
     assert np.allclose(resize_matrix(pixels, size).sum(axis=1), 1.0, atol=1e-5)

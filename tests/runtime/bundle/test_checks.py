@@ -126,8 +126,8 @@ def add_graph(manifest: dict[str, Any]) -> None:
     [
         (add_graph, "has an unknown graph encode"),
         (lambda m: m["graphs"].pop("decode"), "lacks the graph decode"),
-        (lambda m: m.update(deep_features=32), "lacks the graph"),
-        (lambda m: m["graphs"].update(upscale=m["graphs"].pop("decode")), "graph"),
+        (lambda m: m.update(deep_features=32), "lacks the graph semantic_binding_shallow"),
+        (lambda m: m["graphs"].update(upscale=m["graphs"].pop("decode")), "lacks the graph decode"),
         (lambda m: m["scheduler"].update(sigma_min=700.0), "scheduler constants are impossible"),
         (lambda m: m["scheduler"].update(rho=0.0), "scheduler constants are impossible"),
         (lambda m: m.update(vae_scale_factor=0), "below 1"),
