@@ -1,4 +1,4 @@
-"""Result files: which kinds there are, how they are read, what they say about their origin, and their tables."""
+"""Result files: which kinds there are, how they are read and written, what they say about their origin, their tables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vcut_bench.numbers import Numbers
-from vcut_runtime.errors import UsageError
+import typer
+from rich.markup import escape
 
+from vcut_bench.numbers import Numbers, show
+from vcut_bench.provenance import save
+from vcut_runtime.errors import UsageError
+from vcut_runtime.terminal import print_json, stderr
+
+OUTPUT = typer.Option("--output", "-o", help="Write the result here too, as JSON.")
 Result = Mapping[str, Any]
 # The title of each kind, and the module whose ``numbers`` says what its tables are; in the order of the report.
 KINDS: Mapping[str, tuple[str, str]] = {
@@ -48,6 +54,17 @@ def load(path: Path) -> dict[str, Any]:
 def tables(result: Result) -> list[Numbers]:
     """Return the tables of a result."""
     return import_module(KINDS[result["benchmark"]][1]).numbers(result)
+
+
+def deliver(result: dict[str, Any], output: Path | None, json: bool) -> None:
+    """Write a measured result to ``output`` if it is given, and print it: its tables, or as JSON."""
+    if output is not None:
+        save(result, output)
+        stderr.print(f"[bold]{escape(str(output))}[/bold]", soft_wrap=True)
+    if json:
+        print_json(result)
+    else:
+        show(tables(result))
 
 
 @contextmanager
