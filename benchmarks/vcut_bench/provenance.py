@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from vcut_runtime.manifest import Manifest
+from vcut_runtime.bundle.manifest import Manifest
 
 _LIBRARIES = ("vcut", "torch", "diffusers", "onnxruntime", "tensorrt-rtx-cu13", "tensorrt")
 

@@ -1,4 +1,4 @@
-"""Result files: which kinds there are, how they are read and written, what they say about their origin, their tables."""
+"""Result files: their kinds, how they are read and written, what they say about their origin, and their tables."""
 
 from __future__ import annotations
 
