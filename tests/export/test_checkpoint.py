@@ -36,15 +36,16 @@ def test_presets_are_the_paper_models_and_svd_tiny() -> None:
 
 
 def test_a_local_folder_is_named_after_itself_alone(folder: Path) -> None:
-    found = resolve(str(folder))
-    assert found.id == "model"
-    assert str(folder) not in json.dumps([found.id, found.revision, found.configs])
-    assert found.defaults == {"height": 32, "width": 32, "precision": "fp16"}
+    checkpoint = resolve(str(folder))
+    assert checkpoint.id == "model"
+    assert str(folder) not in json.dumps([checkpoint.id, checkpoint.revision, checkpoint.configs])
+    assert checkpoint.defaults == {"height": 32, "width": 32, "precision": "fp16", "operators": "gpu"}
 
 
 def test_svd_sample_size_means_576x1024(folder: Path) -> None:
     edit(folder / "unet/config.json", sample_size=96)
-    assert resolve(str(folder)).defaults == {"height": 576, "width": 1024, "precision": "fp16"}
+    defaults = resolve(str(folder)).defaults
+    assert defaults == {"height": 576, "width": 1024, "precision": "fp16", "operators": "gpu"}
 
 
 def test_changed_weights_change_the_identity(folder: Path) -> None:
@@ -94,8 +95,8 @@ def test_the_initial_noise_scale_is_diffusers(spacing: str) -> None:
     config = {**resolve("svd-tiny").configs["scheduler"], "timestep_spacing": spacing}
     scheduler: Any = EulerDiscreteScheduler.from_config(config)
     scheduler.set_timesteps(25)
-    found = checkpoints.scheduler_constants(config).initial_noise_scale
-    assert found == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-6)
+    scale = checkpoints.scheduler_constants(config).initial_noise_scale
+    assert scale == pytest.approx(float(scheduler.init_noise_sigma), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -141,14 +142,14 @@ def test_what_the_hub_refuses_is_explained(kind: str, says: str, monkeypatch: py
         resolve("acme/model")
 
 
-def test_a_single_file_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_single_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "svd_xt.safetensors").touch()
     for name in (str(tmp_path / "svd_xt.safetensors"), "models/svd_xt.safetensors"):
         with pytest.raises(UsageError, match="single file"):
             resolve(name)
 
 
-def test_a_revision_of_what_has_none_is_refused(folder: Path) -> None:
+def test_a_revision_of_a_local_model_is_refused(folder: Path) -> None:
     for name in (str(folder), "svd-tiny"):
         with pytest.raises(UsageError, match="--revision is for hub models"):
             resolve(name, revision="main")

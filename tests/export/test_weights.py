@@ -56,18 +56,18 @@ def test_truncated_weights_are_a_one_line_failure(folder: Path) -> None:
 
 
 def test_random_weights_depend_on_the_seed_and_on_nothing_else() -> None:
-    one, same, other = (weights.load_vae(tiny(seed=seed), "fp32", torch.float32).state_dict() for seed in (4, 4, 5))
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not any(torch.equal(one[name], other[name]) for name in one)
-    assert all(torch.isfinite(value).all() for value in one.values())
+    first, same, other = (weights.load_vae(tiny(seed=seed), "fp32", torch.float32).state_dict() for seed in (4, 4, 5))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+    assert all(torch.isfinite(value).all() for value in first.values())
 
 
 def test_random_weights_of_a_folder_take_its_architecture_alone(folder: Path) -> None:
     for file in folder.glob("*/*.safetensors"):
         file.unlink()
-    found = resolve(str(folder), random_weights=True, seed=7)
-    assert found.seed == 7
-    unet = weights.load_unet(found, "fp32", torch.float32)
+    checkpoint = resolve(str(folder), random_weights=True, seed=7)
+    assert checkpoint.seed == 7
+    unet = weights.load_unet(checkpoint, "fp32", torch.float32)
     assert unet.conv_in.out_channels == 32
 
 

@@ -10,7 +10,13 @@ import torch
 
 from models import tiny
 from vcut_export import resolve, weights
-from vcut_export.graphs.rewrites.fold import ConstantBlend, FramePositionTable, fold, fold_blends, project_cross_attention
+from vcut_export.graphs.rewrites.fold import (
+    ConstantBlend,
+    FramePositionTable,
+    fold,
+    fold_blends,
+    project_cross_attention,
+)
 
 
 @pytest.fixture(scope="module")
