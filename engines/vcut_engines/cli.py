@@ -8,40 +8,25 @@ from typing import Annotated
 import typer
 
 from vcut_engines.build import BuildResult, build, summary
+from vcut_engines.options import EngineOptions
+from vcut_runtime.command_options import takes_options
 from vcut_runtime.terminal import JSON, QUIET, build_progress, print_json, stderr
 
-ENGINES = typer.Option(
-    help="auto, tensorrt-rtx, tensorrt or none. auto: TensorRT with a GPU, else TensorRT-RTX, if installed."
-)
-GPU = typer.Option(
-    help="a10, rtx4090 ..., 8.6, sm86, portable, or this. [default: this for TensorRT, portable for TensorRT-RTX]"
-)
-VERBOSE = typer.Option("--verbose", "-v", help="Show the library's whole log while it builds.")
 
-
+@takes_options
 def build_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
-    engines: Annotated[str, ENGINES] = "auto",
-    gpu: Annotated[str | None, GPU] = None,
+    options: EngineOptions,
     decode_chunk: Annotated[
         int | None, typer.Option(help="Most frames that the decode engine takes at a time. [default: the bundle's]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build all engines again.")] = False,
-    verbose: Annotated[bool, VERBOSE] = False,
     json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
-    """Build TensorRT engines into a bundle; TensorRT-RTX needs no GPU for it."""
-    with build_progress(quiet or json or verbose) as progress:
-        result = build(
-            bundle,
-            engines=engines,
-            gpu=gpu,
-            decode_chunk=decode_chunk,
-            force=force,
-            verbose=verbose,
-            progress=progress,
-        )
+    """Build TensorRT engines into a bundle. TensorRT-RTX needs no GPU to build."""
+    with build_progress(quiet or json or options.verbose) as progress:
+        result = build(bundle, options, decode_chunk=decode_chunk, force=force, progress=progress)
     if json:
         print_json(summary(result))
     elif not quiet:
@@ -49,7 +34,7 @@ def build_command(
 
 
 def show(result: BuildResult) -> None:
-    """Say on standard error what was built, in a few lines."""
+    """Print on standard error what was built, in a few lines."""
     if result.target is None:
         stderr.print(result.reason, soft_wrap=True, markup=False)
         return

@@ -41,7 +41,7 @@ def compute_capability(gpu: str) -> str:
     """Return the compute capability of ``a10``, ``RTX 4090``, ``8.6``, ``sm86`` ... as ``8.6``.
 
     Raises:
-        UsageError: nobody knows that GPU; the message names similar ones.
+        UsageError: the GPU is unknown. The message names similar ones.
     """
     plain = re.sub(r"[^a-z0-9.]", "", gpu.lower())
     number = _NUMBER.fullmatch(plain)
@@ -53,7 +53,7 @@ def compute_capability(gpu: str) -> str:
     for name in (plain, bare, f"rtx{bare}"):
         if name in _BY_NAME:
             return _BY_NAME[name]
-    for name in sorted(_BY_NAME, key=len, reverse=True):  # what drivers say: A100-SXM4-80GB, H100 80GB HBM3
+    for name in sorted(_BY_NAME, key=len, reverse=True):  # names that drivers give: A100-SXM4-80GB, H100 80GB HBM3
         if bare.startswith(name) and _FORM.fullmatch(bare[len(name) :]):
             return _BY_NAME[name]
     near = difflib.get_close_matches(bare, _BY_NAME, n=3)

@@ -1,17 +1,15 @@
-"""Which library builds engines for which GPU, decided and checked before any work."""
+"""Which library builds engines for which GPU: decided and checked before any work."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from vcut_engines.gpus import compute_capability
-from vcut_runtime.cuda import Cuda
+from vcut_engines.options import EngineOptions, Engines
+from vcut_runtime.backends.cuda import Cuda
+from vcut_runtime.backends.tensorrt_library import INSTALL, TITLES, Library, is_installed, load_library
+from vcut_runtime.bundle.manifest import EngineLibrary, Precision
 from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.manifest import EngineLibrary, Precision
-from vcut_runtime.tensorrt_library import INSTALL, TITLES, Library, is_installed, load_library
-
-Engines = Literal["auto", "tensorrt-rtx", "tensorrt", "none"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +18,9 @@ class Target:
 
     Attributes:
         library: TensorRT or TensorRT-RTX.
-        version: its version; engines run on no other.
+        version: of the library; engines run on no other version.
         compute_capability: such as ``8.6``; None for an engine that runs on Ampere and later.
-        gpu: the GPU's name as given or found, None for portable engines.
+        gpu: the GPU's name, as given or as the driver says it; None for TensorRT-RTX's portable engines.
     """
 
     library: EngineLibrary
@@ -37,31 +35,28 @@ class Target:
         return f"{self.library}-{kind}"
 
 
-def choose_target(engines: str = "auto", gpu: str | None = None, precision: Precision = "fp16") -> Target | str:
-    """Return the target, or one line that says why there is none (``none``, or ``auto`` with nothing installed).
+def choose_target(engines: Engines = "auto", gpu: str | None = None, precision: Precision = "fp16") -> Target | str:
+    """Return the target. Return one line that says why if nothing is to be built or no library is installed.
 
     Args:
-        engines: ``auto``: TensorRT where it is installed with a GPU that ``gpu`` does not contradict, else TensorRT-RTX
-            where it is installed, else nothing. ``tensorrt-rtx``, ``tensorrt``, ``none``: just that.
+        engines: ``tensorrt-rtx``, ``tensorrt`` or ``none``. ``auto`` is TensorRT if it is installed and the GPU of this
+            machine is the one in ``gpu``, else TensorRT-RTX if it is installed, else nothing.
         gpu: a name (``a10``), a compute capability (``8.6``, ``sm86``), ``portable``, or ``this``. By default
-            TensorRT builds for the GPU at hand and TensorRT-RTX portably.
-        precision: the bundle's; not every GPU has every precision.
+            TensorRT builds for the GPU of this machine, and TensorRT-RTX builds portable engines.
+        precision: of the bundle. Not every GPU has every precision.
 
     Raises:
-        UsageError: the library is not installed, or cannot build for that GPU; the message names what can.
+        UsageError: the library is not installed, or it cannot build for that GPU. The message names one that can.
     """
-    if engines not in get_args(Engines):
-        raise UsageError(f"unknown --engines {engines!r}: choose {', '.join(get_args(Engines))}")
+    EngineOptions(engines, gpu)  # checks the words
     if engines == "none":
-        if gpu is not None:
-            raise UsageError(f"--gpu {gpu} is given but --engines none builds nothing: leave one of them out")
         return "no engines were asked for"
     if engines == "tensorrt-rtx":
         return _rtx(load_library("tensorrt-rtx"), gpu, precision)
     if engines == "tensorrt":
         return _tensorrt(load_library("tensorrt"), gpu, precision)
     if gpu is not None and gpu.lower() not in ("this", "portable"):
-        compute_capability(gpu)  # a misspelt GPU is misuse whatever is installed
+        compute_capability(gpu)  # refuses a misspelt GPU, whatever is installed
     reason = "TensorRT is not installed"
     if is_installed("tensorrt"):
         try:
@@ -82,7 +77,7 @@ def rtx_capabilities(library: Library) -> tuple[str, ...]:
 
 
 def _rtx(library: Library, gpu: str | None, precision: Precision) -> Target:
-    """TensorRT-RTX builds for GPUs that are not here, if it knows them."""
+    """TensorRT-RTX builds for every GPU that it knows. It needs none in this machine."""
     if gpu is None or gpu.lower() == "portable":
         return Target(library.name, library.version, None, None)
     capability, name = _here_or_named(gpu)
@@ -97,20 +92,20 @@ def _rtx(library: Library, gpu: str | None, precision: Precision) -> Target:
 
 
 def _tensorrt(library: Library, gpu: str | None, precision: Precision) -> Target:
-    """TensorRT times kernels on the GPU it builds for."""
+    """TensorRT times kernels on the GPU that it builds for."""
     title = TITLES[library.name]
     try:
         here = Cuda()
     except VcutError as error:
         raise UsageError(
-            f"{title} builds on the GPU it builds for, and there is none here ({error}): "
+            f"{title} builds for the GPU of this machine, and there is none here ({error}): "
             "use --engines tensorrt-rtx, which needs no GPU"
         ) from None
     if gpu is not None and gpu.lower() == "portable":
         return Target(library.name, library.version, None, here.name)
     if gpu is not None and gpu.lower() != "this" and compute_capability(gpu) != here.compute_capability:
         raise UsageError(
-            f"{title} builds for the GPU it runs on, {here.name} ({here.compute_capability}), not for {gpu}: "
+            f"{title} builds for the GPU of this machine, {here.name} ({here.compute_capability}), not for {gpu}: "
             "build there, or use --engines tensorrt-rtx"
         )
     _check_precision(library, precision, here.compute_capability, here.name)
@@ -128,7 +123,7 @@ def _here_or_named(gpu: str) -> tuple[str, str]:
 
 
 def _check_precision(library: Library, precision: Precision, capability: str, gpu: str) -> None:
-    """Before Ampere there is no bf16, and TensorRT-RTX multiplies no fp32 matrices."""
+    """Check that a GPU has a precision: before Ampere, GPUs lack bf16 and TensorRT-RTX multiplies no fp32 matrices."""
     if precision == "fp16" or tuple(map(int, capability.split("."))) >= (8, 0):
         return
     if precision == "bf16" or library.name == "tensorrt-rtx":

@@ -1,7 +1,8 @@
-"""Replacing a bundle in one step: make the new one beside it, link what is kept, swap the two folders.
+"""Changing a bundle in one step: make what is new in a hidden folder, then put it in place.
 
-Until the swap the old bundle is untouched. A run that fails or is interrupted leaves nothing behind. What a killed run
-leaves behind is removed by the next call.
+A whole new bundle (:func:`staging`) is made beside the old one and swapped with it. New engines (:func:`adding`) are
+made inside the bundle and moved, before one rename replaces the manifest. Until that step the old bundle is untouched.
+A run that fails or is interrupted leaves nothing behind. What a killed run leaves behind is removed by the next call.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vcut_runtime.bundle.manifest import MANIFEST, Entry, Manifest, encode
@@ -27,11 +28,29 @@ except ImportError:  # Windows: nothing is locked there, and nothing counts as l
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
 
-class Staging:
-    """A new bundle in the making, in a hidden folder."""
+class _Transaction:
+    """A hidden folder for what is new in the bundle at ``root``."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.root, self.folder = root, folder
+        self._is_alone = False
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from publishing, so that what they published can be read and taken over."""
+        if self._is_alone:
+            yield
+            return
+        with _locked(self.root.parent):
+            self._is_alone = True
+            try:
+                yield
+            finally:
+                self._is_alone = False
+
+
+class Staging(_Transaction):
+    """A whole new bundle in the making."""
 
     def keep(self, entries: Iterable[Entry]) -> None:
         """Take over files of the old bundle: as hard links, or as copies if the file system has no links."""
@@ -50,68 +69,128 @@ class Staging:
             BundleError: the new bundle is not whole.
         """
         (self.folder / MANIFEST).write_bytes(encode(manifest))
-        self.manifest = open_bundle(self.folder, hashes=False).manifest
+        open_bundle(self.folder, hashes=False)
 
     def publish(self) -> None:
         """Put the written bundle in the old one's place."""
         self.folder.chmod(0o755)
-        if self.folder.parent == self.root:
-            self._merge()
-        elif not self.root.exists():
-            self.folder.rename(self.root)
-        elif not _exchange(self.folder, self.root):
-            aside = self.folder.with_name(f"{self.folder.name}.old")
-            self.root.rename(aside)
-            try:
+        with self.alone():
+            if not self.root.exists():
                 self.folder.rename(self.root)
+            elif not _exchange(self.folder, self.root):
+                aside = self.folder.with_name(f"{self.folder.name}.old")
+                self.root.rename(aside)
+                try:
+                    self.folder.rename(self.root)
+                except BaseException:
+                    aside.rename(self.root)
+                    raise
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+class Addition(_Transaction):
+    """New engines in the making, in ``folder`` as they will lie in the bundle. Each needs a name of its own."""
+
+    def publish(self, manifest: Manifest) -> None:
+        """Move the new files into the bundle, replace the manifest, and remove the engines that it no longer lists."""
+        (self.folder / MANIFEST).write_bytes(encode(manifest))
+        added: list[Path] = []
+        with self.alone():
+            try:
+                for source in sorted(path for path in self.folder.rglob("*") if path.name != MANIFEST):
+                    target = self.root / source.relative_to(self.folder)
+                    if not target.exists():
+                        added.append(target)
+                    if source.is_file():
+                        source.replace(target)
+                    else:
+                        target.mkdir(exist_ok=True)
+                (self.folder / MANIFEST).replace(self.root / MANIFEST)
             except BaseException:
-                aside.rename(self.root)
+                is_old = (self.folder / MANIFEST).exists()  # an interrupt may come when the new manifest is in place
+                for path in reversed(added) if is_old else ():
+                    with suppress(OSError):
+                        path.rmdir() if path.is_dir() else path.unlink()
                 raise
-            shutil.rmtree(aside, ignore_errors=True)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes from publishing, so that what they published can be read and taken over."""
-        with _locked(self.folder.parent):
-            yield
-
-    def _merge(self) -> None:
-        """Move the new files into a folder that cannot be swapped. Changed files must have new names."""
-        for entry in self.manifest.files():
-            source, target = self.folder / entry.file, self.root / entry.file
-            if not (target.exists() and target.samefile(source)):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                source.replace(target)
-        (self.folder / MANIFEST).replace(self.root / MANIFEST)
-        listed = {self.root / entry.file for entry in self.manifest.engine_files()}
-        for path in (self.root / "engines").glob("*/*"):
-            if path not in listed:
-                path.unlink()
+            listed = {self.root / entry.file for entry in manifest.engine_files()}
+            for path in (self.root / "engines").glob("*/*.engine"):
+                if path not in listed:
+                    with suppress(OSError):
+                        path.unlink()
 
 
 @contextmanager
 def staging(root: Path) -> Iterator[Staging]:
-    """Yield a new bundle's hidden folder, beside ``root``. It is gone at the end.
-
-    It lies inside ``root`` if that is the current folder or a mount point, which cannot be swapped.
+    """Yield a new bundle's hidden folder beside ``root``. It is gone at the end.
 
     Raises:
         UsageError: no folder can be made there.
         VcutError: the disk refused something.
     """
-    home, prefix = (root, ".partial-") if is_fixed(root) else (root.parent, f".{root.name}.partial-")
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        with _locked(home):
-            recover(root)
-            folder = Path(tempfile.mkdtemp(dir=home, prefix=prefix))
-            claim = _lock(folder)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        folder, claim = _claim(root, root.parent, f".{root.name}.partial-")
     except OSError as error:
         raise UsageError(
             f"cannot write beside {root} ({error.strerror}): choose another place for the bundle"
         ) from None
-    try:
+    with _temporary(folder, claim):
         yield Staging(root, folder)
+
+
+@contextmanager
+def adding(root: Path) -> Iterator[Addition]:
+    """Yield a hidden folder inside the bundle at ``root`` for new engines. It is gone at the end.
+
+    The bundle may be the current folder or a mount point, which cannot be swapped.
+
+    Raises:
+        VcutError: the disk refused something.
+    """
+    try:
+        folder, claim = _claim(root, root, ".partial-")
+    except OSError as error:
+        raise VcutError(f"cannot write into {root} ({error.strerror}): make it writable, or copy the bundle") from None
+    with _temporary(folder, claim):
+        yield Addition(root, folder)
+
+
+def is_fixed(root: Path) -> bool:
+    """Tell whether no other folder can take the place of ``root``: it is the current folder or a mount point."""
+    return root.exists() and (root.resolve() == Path.cwd() or root.is_mount())
+
+
+def recover(root: Path) -> None:
+    """Remove what killed runs left behind, and take back a bundle that such a run had set aside."""
+    if os.access(root.parent, os.R_OK):
+        with _locked(root.parent):
+            _sweep(root)
+
+
+def _sweep(root: Path) -> None:
+    for home, prefix in ((root.parent, f".{root.name}.partial-"), (root, ".partial-")):
+        for folder in sorted(home.iterdir()) if home.is_dir() else ():
+            if not folder.name.startswith(prefix) or not _is_left_over(folder):
+                continue
+            if folder.suffix == ".old" and not root.exists():
+                folder.rename(root)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _claim(root: Path, home: Path, prefix: str) -> tuple[Path, int | None]:
+    """Make a hidden folder, and return it with a lock that says that its process is alive."""
+    with _locked(root.parent):
+        _sweep(root)
+        folder = Path(tempfile.mkdtemp(dir=home, prefix=prefix))
+        return folder, _lock(folder)
+
+
+@contextmanager
+def _temporary(folder: Path, claim: int | None) -> Iterator[None]:
+    """Remove ``folder`` at the end, and tell the disk's errors in one line."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise VcutError(
             f"{error.filename} vanished meanwhile, so the bundle was moved or exported anew: run the command again"
@@ -124,37 +203,28 @@ def staging(root: Path) -> Iterator[Staging]:
             os.close(claim)
 
 
-def is_fixed(root: Path) -> bool:
-    """Tell whether no other folder can take the place of ``root``: it is the current folder or a mount point."""
-    return root.exists() and (root.resolve() == Path.cwd() or root.is_mount())
-
-
-def recover(root: Path) -> None:
-    """Remove what killed runs left behind, and take back a bundle that such a run had set aside."""
-    for home, prefix in ((root.parent, f".{root.name}.partial-"), (root, ".partial-")):
-        for folder in sorted(home.iterdir()) if home.is_dir() else ():
-            if not folder.name.startswith(prefix) or not _is_left_over(folder):
-                continue
-            if folder.suffix == ".old" and not root.exists():
-                folder.rename(root)
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
 def _lock(folder: Path, *, wait: bool = True) -> int | None:
     """Lock ``folder`` until the descriptor is closed or this process ends, however it ends.
 
+    Returns None on systems and file systems without locks.
+
     Raises:
-        OSError: another process holds the lock and ``wait`` is False.
+        BlockingIOError: another process holds the lock and ``wait`` is False.
     """
     if fcntl is None:
         return None
     descriptor = os.open(folder, os.O_RDONLY)
+    is_locked = False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BaseException:
-        os.close(descriptor)
+        is_locked = True
+    except BlockingIOError:
         raise
+    except OSError:
+        return None
+    finally:
+        if not is_locked:
+            os.close(descriptor)
     return descriptor
 
 
@@ -170,8 +240,6 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _is_left_over(folder: Path) -> bool:
     """Tell whether the process that made ``folder`` is gone: nobody holds its lock."""
-    if fcntl is None:
-        return False
     made = folder.with_suffix("") if folder.suffix == ".old" else folder
     try:
         descriptor = _lock(made, wait=False)
@@ -179,7 +247,8 @@ def _is_left_over(folder: Path) -> bool:
         return True
     except OSError:
         return False
-    assert descriptor is not None
+    if descriptor is None:
+        return False
     os.close(descriptor)
     return True
 
