@@ -34,7 +34,7 @@ def vcut(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def error(done: subprocess.CompletedProcess[str], code: int) -> str:
-    """The one line of a failed command."""
+    """Return the one line of a failed command."""
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     lines = done.stderr.strip().splitlines()
@@ -74,9 +74,13 @@ def test_quiet_is_quiet(small_bundle: Path, photo_file: Path, tmp_path: Path) ->
     [
         (["-o", "out.avi"], "unknown output"),
         (["--cut-step", "9"], "outside 1..5"),
-        (["--cut-step", "soon"], "is no number"),
-        (["--quality-bias", "median"], "mean or cond"),
-        (["--fit", "pad"], "stretch or crop"),
+        (["--cut-step", "soon"], "is not a number"),
+        (["--quality-bias", "median"], "unknown quality_bias 'median': choose mean, cond"),
+        (["--fit", "pad"], "unknown fit 'pad': choose stretch, crop"),
+        (["--schedule", "fast"], "unknown schedule 'fast': choose vcut, exact"),
+        (["--schedule", "exact", "--cut-step", "2"], "schedule and cut_step exclude each other"),
+        (["--cut-step", "1..2"], "is not one step"),
+        (["--start-step", "2"], "No such option"),
         (["--backend", "tpu"], "unknown backend"),
         (["--backend", "onnxruntime-cuda"], "not available here"),
         (["--steps", "many"], "Invalid value"),
@@ -90,6 +94,16 @@ def test_misuse_is_one_line_and_exit_2(small_bundle: Path, photo_file: Path, opt
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             pytest.skip("CUDA is available here")
     assert says in error(vcut("run", small_bundle, photo_file, *options), 2)
+
+
+def test_a_named_schedule_is_played(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+    frames = []
+    for number, flags in enumerate((["--schedule", "exact"], ["--cut-step", "none"], ["--schedule", "vcut"])):
+        folder = tmp_path / str(number)
+        done = vcut("run", small_bundle, photo_file, "-o", folder, "--seed", 2, "-q", *flags)
+        assert done.returncode == 0, done.stderr
+        frames.append([path.read_bytes() for path in sorted(folder.iterdir())])
+    assert frames[0] == frames[1] != frames[2]
 
 
 def test_a_missing_image_is_misuse(small_bundle: Path, tmp_path: Path) -> None:
@@ -166,7 +180,7 @@ def test_shallow_steps_are_shown_and_run(deep_bundle: Path, photo_file: Path, tm
     assert json.loads(done.stdout)["videos"][0]["output"] == str(tmp_path / "out.gif")
 
 
-def test_a_cache_interval_wants_shallow_steps(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
+def test_a_cache_interval_needs_shallow_steps(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
     refused = vcut("run", small_bundle, photo_file, "-o", tmp_path / "out.gif", "--cache-interval", 2)
     says = "error: cache_interval is 2, this bundle has no shallow steps: export it with --deep-cache"
     assert error(refused, 2) == says
@@ -177,6 +191,11 @@ def test_inspect_as_json(small_bundle: Path) -> None:
     assert description["graphs"]["semantic_binding"]["inputs"]["sca_bias"] == "float32[2, 160]"
     assert description["runs_here"]["onnxruntime-cpu"] == "yes: runs anywhere"
     assert description["hashes"] == "match"
+    assert (description["precision"], description["operators"]) == ("fp32", "cpu")
+    assert description["schedules"] == {
+        "vcut": {"steps": 4, "cut_step": 3, "network_evaluations": 6},
+        "exact": {"steps": 4, "cut_step": 5, "network_evaluations": 8},
+    }
 
 
 def test_inspect_refuses_a_damaged_bundle(bundle_copy: Path) -> None:
