@@ -82,12 +82,13 @@ def build(
         VcutError: a build failed; the bundle is as it was.
     """
     options = merge(EngineOptions, options, keywords)
+    root = Path(os.path.realpath(bundle))
+    recover(root)
     opened = open_bundle(bundle, hashes=False, engines=False)  # damaged engines are built again
-    manifest, root = opened.manifest, opened.root.resolve()
+    manifest = opened.manifest
     target = choose_target(options.engines, options.gpu, manifest.precision)
     if isinstance(target, str):
         return BuildResult(opened.root, None, target)
-    recover(root)
     recipes = make_recipes(manifest, target, decode_chunk)
     keys = {name: engine_key(manifest, name, recipe) for name, recipe in recipes.items()}
     kept = {} if force else _up_to_date(opened, target, keys)

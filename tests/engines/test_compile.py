@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from vcut_engines.compile import BuildLog, Job, Recipe, compile_graph, explain
+from vcut_engines.build_log import BuildLog
+from vcut_engines.compile import EngineJob, compile_graph
+from vcut_engines.recipe import Recipe
 from vcut_runtime import UsageError, VcutError
-from vcut_runtime.manifest import Profile
-from vcut_runtime.tensorrt_library import load_library
+from vcut_runtime.backends.tensorrt_library import load_library
+from vcut_runtime.bundle.manifest import Profile
 
 VERSION = load_library("tensorrt-rtx").version
 
@@ -56,8 +58,14 @@ def product(folder: Path, rows: int | str = "n") -> Path:
     return write(folder, nodes, [floats("a", rows, 64)], [floats("c", rows, 64)], [weight])
 
 
-def job(onnx: Path, **changes: Any) -> Job:
-    recipe = {"library": "tensorrt-rtx", "version": VERSION, "compute_capability": None, "profile": {}, "tf32": True}
+def job(onnx: Path, **changes: Any) -> EngineJob:
+    recipe = {
+        "library": "tensorrt-rtx",
+        "version": VERSION,
+        "compute_capability": None,
+        "precision": "fp16",
+        "profile": {},
+    }
     recipe |= {key: changes.pop(key) for key in list(changes) if key in recipe}
     folder = onnx.parent
     fields = {
@@ -67,14 +75,14 @@ def job(onnx: Path, **changes: Any) -> Job:
         "log": str(folder / "build.log"),
         "timing_cache": None,
     }
-    return Job(Recipe(**recipe), **{**fields, **changes})
+    return EngineJob(Recipe(**recipe), **{**fields, **changes})
 
 
 def silent(phase: str, done: int, total: int) -> None:
     pass
 
 
-def refusal(task: Job, kind: type[VcutError] = VcutError) -> str:
+def refusal(task: EngineJob, kind: type[VcutError] = VcutError) -> str:
     """The one line that a build fails with; nothing looks like an engine afterwards."""
     with pytest.raises(kind) as caught:
         compile_graph(task, silent)
@@ -86,7 +94,7 @@ def refusal(task: Job, kind: type[VcutError] = VcutError) -> str:
 
 def test_an_engine_is_written_and_the_library_reads_it(tmp_path: Path) -> None:
     task = job(addition(tmp_path))
-    compiled, _ = compile_graph(task, silent)
+    compiled = compile_graph(task, silent)
     assert compiled.layers >= 1
     library = load_library("tensorrt-rtx")
     runtime: Any = library.module.Runtime(library.logger(lambda severity, message: None))
@@ -99,7 +107,7 @@ def test_an_engine_is_written_and_the_library_reads_it(tmp_path: Path) -> None:
 
 def test_memory_is_what_the_builder_reports(tmp_path: Path) -> None:
     """A fixed input of n x 64 floats, a matrix of 64 x 64: weights of 16 kB and some, whatever n."""
-    compiled, _ = compile_graph(job(product(tmp_path, 4)), silent)
+    compiled = compile_graph(job(product(tmp_path, 4)), silent)
     assert 64 * 64 * 4 <= compiled.weight_bytes < 2 * 64 * 64 * 4
     log = (tmp_path / "build.log").read_text()
     assert f"Total Activation Memory: {compiled.activation_bytes} bytes" in log
@@ -108,7 +116,7 @@ def test_memory_is_what_the_builder_reports(tmp_path: Path) -> None:
 
 def test_a_dynamic_input_takes_its_profile(tmp_path: Path) -> None:
     task = job(product(tmp_path), profile={"a": Profile((1, 64), (4, 64), (8, 64))})
-    compiled, _ = compile_graph(task, silent)
+    compiled = compile_graph(task, silent)
     assert compiled.activation_bytes > 0
     assert Path(task.output).stat().st_size > 0
 
@@ -141,8 +149,8 @@ def test_another_gpu_is_another_engine(tmp_path: Path, capability: str) -> None:
     assert (tmp_path / "out.engine").read_bytes() != portable
 
 
-@pytest.mark.parametrize("tf32", [True, False])
-def test_tf32_is_cleared_where_fp32_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tf32: bool) -> None:
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_tf32_is_cleared_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     trt = load_library("tensorrt-rtx").module
     cleared: list[Any] = []
 
@@ -184,8 +192,8 @@ def test_tf32_is_cleared_where_fp32_was_asked_for(tmp_path: Path, monkeypatch: p
     library = load_library("tensorrt-rtx")
     fake = type(library)(library.name, Module(), library.version)
     monkeypatch.setattr(module, "load_library", lambda name: fake)
-    compile_graph(job(addition(tmp_path), tf32=tf32), silent)
-    assert cleared == ([] if tf32 else [trt.BuilderFlag.TF32])
+    compile_graph(job(addition(tmp_path), precision=precision), silent)
+    assert cleared == ([trt.BuilderFlag.TF32] if precision == "fp32" else [])
 
 
 def test_an_operator_of_nobodys_names_node_operator_and_log(tmp_path: Path) -> None:
@@ -276,7 +284,7 @@ def test_an_impossible_profile(tmp_path: Path, profile: dict[str, Profile], says
 
 
 def test_a_library_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vcut_runtime.tensorrt_library as module
+    import vcut_runtime.backends.tensorrt_library as module
 
     monkeypatch.setitem(module.MODULES, "tensorrt", "no_such_tensorrt")
     assert "TensorRT is not installed" in refusal(job(addition(tmp_path), library="tensorrt"), UsageError)
@@ -295,84 +303,6 @@ def test_a_timing_cache_is_kept_and_used_again(tmp_path: Path) -> None:
     assert [path.name for path in cache.parent.iterdir()] == ["timing.cache"]
 
 
-SAID = {
-    "Error Code 2: OutOfMemory (Requested size was 4294967296 bytes.)": "free memory",
-    "Could not find any implementation for node {ForeignNode[up.0]}": "--precision",
-    "Unsupported data type BF16": "--precision",
-    "CUDA driver version is insufficient": "update the NVIDIA driver",
-    "Internal Error: Assertion x failed": "report it with the log",
-}
-
-
-@pytest.mark.parametrize(("said", "advice"), SAID.items())
-def test_a_failure_is_explained_on_one_line(said: str, advice: str) -> None:
-    message = explain("TensorRT 10.8", "decode", [said], "/cache/build.log")
-    assert message.startswith("TensorRT 10.8 cannot build decode: ")
-    assert said in message
-    assert advice in message
-    assert message.endswith("log: /cache/build.log")
-
-
-def test_the_message_that_names_a_node_is_the_reason() -> None:
-    errors = ["first", "Could not find any implementation for node {up.0}", "build failed"]
-    assert "node {up.0}" in explain("TensorRT", "decode", errors, "log")
-    assert "first" in explain("TensorRT", "decode", ["first", "second"], "log")
-    assert "no reason" in explain("TensorRT", "decode", [], "log")
-
-
-def test_a_missing_driver_is_not_blamed_for_another_error() -> None:
-    """Without a driver, another error about that follows on each."""
-    driver = (
-        "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In catchCudaError at checkMacros.cpp:250 "
-        "(cudaError 35: CUDA driver version is insufficient for CUDA runtime version))"
-    )
-    message = explain("TensorRT-RTX", "decode", ["Error Code 4: Unsupported type", driver], "log")
-    assert "Unsupported type" in message
-    assert "update the NVIDIA driver" not in message
-
-
-def test_a_long_message_is_cut_but_names_the_log() -> None:
-    message = explain("TensorRT", "decode", ["x" * 10_000], "/cache/build.log")
-    assert len(message) < 600
-    assert message.endswith("log: /cache/build.log")
-
-
-@pytest.mark.parametrize(
-    "noise",
-    [
-        "Some weights are never used",
-        "CUDA lazy loading is not enabled. Enabling it can reduce memory",
-        "Your ONNX model has been generated with INT64 weights",
-        "Unable to determine GPU memory usage: no driver",
-        "The timing cache was made by another version",
-        "Engine was built with another CUDA",
-        "There are 3 subnormal FP16 weights",
-        "The tactic doesn't support weights streaming",
-    ],
-)
-def test_warnings_that_nobody_can_act_on_are_only_logged(tmp_path: Path, noise: str) -> None:
-    log = BuildLog(tmp_path / "log")
-    with log.file:
-        log("WARNING", noise)
-        log("WARNING", "Half of the values\n  overflow")
-    assert log.warnings == ["Half of the values overflow"]
-    assert f"[WARNING] {noise}\n" in (tmp_path / "log").read_text()
-
-
-def test_errors_and_facts_are_kept_apart(tmp_path: Path) -> None:
-    log = BuildLog(tmp_path / "log")
-    with log.file:
-        log("ERROR", "one\n two")
-        log("INTERNAL_ERROR", "three")
-        log("INFO", "Total Activation Memory: 1234 bytes")
-        log("INFO", "Total Weights Memory: 56 bytes")
-        log("VERBOSE", "Engine Layer Information:\nLayer(Myelin): {a}\nLayer(Reformat): b Layer(c)\n")
-    assert log.errors == ["one two", "three"]
-    assert log.warnings == []
-    assert log.facts == {"Activation": 1234, "Weights": 56}
-    assert log.layers == 2
-
-
 def test_a_warning_comes_back_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     call = BuildLog.__call__
 
@@ -382,5 +312,5 @@ def test_a_warning_comes_back_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             call(self, "WARNING", "half of the values overflow")
 
     monkeypatch.setattr(BuildLog, "__call__", talkative)
-    _, warnings = compile_graph(job(addition(tmp_path)), silent)
+    warnings = compile_graph(job(addition(tmp_path)), silent).warnings
     assert warnings.count("half of the values overflow") == 1

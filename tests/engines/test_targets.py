@@ -13,8 +13,8 @@ from vcut_engines import Target, choose_target, targets
 from vcut_engines.gpus import COMPUTE_CAPABILITIES
 from vcut_engines.targets import rtx_capabilities
 from vcut_runtime import UsageError, VcutError
-from vcut_runtime.manifest import EngineLibrary, Precision
-from vcut_runtime.tensorrt_library import Library, load_library
+from vcut_runtime.backends.tensorrt_library import Library, load_library
+from vcut_runtime.bundle.manifest import EngineLibrary, Precision
 
 RTX = ("7.5", "8.0", "8.6", "8.9", "12.0")
 NO_GPU = "no NVIDIA GPU is visible: check nvidia-smi"
@@ -209,7 +209,7 @@ def test_auto_with_nothing_installed_refuses_a_gpu(machine: Machine, gpu: str) -
 
 def test_auto_says_why_the_tensorrt_that_is_there_will_not_do(machine: Machine) -> None:
     machine.libraries = {"tensorrt"}
-    assert "builds for the GPU it runs on, Fake A10" in refused("need TensorRT-RTX", "auto", "rtx4090")
+    assert "builds for the GPU of this machine, Fake A10" in refused("need TensorRT-RTX", "auto", "rtx4090")
 
 
 @pytest.mark.parametrize("engines", ["tensorrt", "tensorrt-rtx"])
@@ -231,7 +231,7 @@ def test_none_contradicts_a_gpu(machine: Machine, gpu: str) -> None:
 
 @pytest.mark.parametrize("engines", ["", "TensorRT", "trt", "rtx", "onnx"])
 def test_an_unknown_library_is_told_which_there_are(machine: Machine, engines: str) -> None:
-    assert "choose auto, tensorrt-rtx, tensorrt, none" in refused(f"unknown --engines {engines!r}", engines)
+    assert "choose auto, tensorrt-rtx, tensorrt, none" in refused(f"unknown engines {engines!r}", engines)
 
 
 def test_bf16_needs_ampere(machine: Machine) -> None:
@@ -297,7 +297,7 @@ def test_the_installed_tensorrt_rtx() -> None:
 
 def test_this_on_a_machine_without_a_gpu() -> None:
     """The real bindings: one line, whatever the machine lacks."""
-    from vcut_runtime.cuda import Cuda
+    from vcut_runtime.backends.cuda import Cuda
 
     try:
         Cuda()
