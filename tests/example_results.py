@@ -48,7 +48,7 @@ def fidelity() -> dict[str, Any]:
     curves = [
         {"tca": tca, "quality_bias": "mean", "cut_step": cut, "psnr": value(30.5 + i + (tca == "fold"))}
         for tca in ("remove", "fold")
-        for i, cut in enumerate((10, 17, None))
+        for i, cut in enumerate((10, 17, "none"))
     ]
     baseline = {"motion": value(3)}
     return {"benchmark": "fidelity", **PROVENANCE, **SHAPE, "images": [1, 2], "seeds": [0], "curves": curves,

@@ -9,6 +9,8 @@ from typing import Any
 from vcut_bench import latency, macs, memory, paper
 from vcut_bench.drawing import Bar, Line, bars, lines
 from vcut_bench.export_cost import label
+from vcut_bench.unet_macs import GUIDED, NETWORKS
+from vcut_runtime.schedule import CutStep, check_cut_step
 
 Result = Mapping[str, Any]
 # What is drawn by cut step, of each kind of result: title, unit, and how to read it.
@@ -102,7 +104,8 @@ def _papers_latency(result: Result) -> list[tuple[float, float, float, float]]:
     size = (shape["frames"], shape["height"], shape["width"], result["steps"])
     if known is None or size != (known.frames, 576, 1024, 25):
         return []
-    cells = {cut or 26: paper.per_video(model, cut) for cut in (17, 20, None)}
+    cuts: tuple[CutStep, ...] = (17, 20, "none")
+    cells = {check_cut_step(cut, 25): paper.per_video(model, cut) for cut in cuts}
     seconds = {cut: cell.latency_s for cut, cell in cells.items() if cell is not None}
     return [(cut, value, value, value) for cut, value in seconds.items()]
 
@@ -114,13 +117,13 @@ def _by_cut_step(result: Result) -> Iterable[Chart]:
     for metric, (title, unit, reading) in _BY_CUT_STEP[result["benchmark"]].items():
         groups: dict[str, list[tuple[float, float, float, float]]] = {}
         for curve in result["curves"]:
-            cut = curve["cut_step"]
-            if metric not in curve or (metric == "full_psnr" and cut is None):  # which compares never cut with itself
+            if metric not in curve or (metric == "full_psnr" and curve["cut_step"] == "none"):  # equal to itself
                 continue
             value = curve[metric]
             ends = [value["mean"] if value[end] is None else value[end] for end in ("low", "high")]
             name = curve["model"] if tiny else f"TCA {curve['tca']}, bias {curve['quality_bias']}"
-            groups.setdefault(name, []).append((cut or result["steps"] + 1, value["mean"], *ends))
+            cut = check_cut_step(curve["cut_step"], result["steps"])
+            groups.setdefault(name, []).append((cut, value["mean"], *ends))
         if not groups:
             continue
         compared = result["truth"] if tiny else result.get("baseline") or {}
@@ -152,9 +155,9 @@ def _macs(result: Result) -> Iterable[Chart]:
         shown.append(model["networks"])
         videos, steps = [], []
         for network, counted in model["networks"].items():
-            name, ours = macs.NETWORKS[network], network == "vcut"
-            theirs = model["paper"].get("per_step", {}).get(network, {}).get("guided")
-            steps.append(_beside(name, counted["guided"]["layers"], theirs, ours))
+            name, ours = NETWORKS[network], network == "vcut"
+            theirs = model["paper"].get("per_step", {}).get(network, {}).get(GUIDED)
+            steps.append(_beside(name, counted["steps"][GUIDED]["layers"], theirs, ours))
             for cut, count in counted["per_video"].items():
                 if (network == "original") == (cut == "none"):
                     theirs = model["paper"].get("per_video", {}).get(cut)

@@ -7,6 +7,8 @@ from importlib import resources
 
 import msgspec
 
+from vcut_runtime.schedule import CutStep
+
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A row of a table."""
@@ -53,22 +55,22 @@ def paper() -> Paper:
     return msgspec.json.decode(resources.files("vcut_bench").joinpath("paper.json").read_bytes(), type=Paper)
 
 
-def setting(cut_step: int | None) -> str:
-    """Return the paper's key for a cut step; None, the original model never cut, is ``base``."""
-    return "base" if cut_step is None else f"c{cut_step}"
+def setting(cut_step: CutStep) -> str:
+    """Return the paper's key for a cut step; ``none``, the original model never cut, is ``base``."""
+    return f"c{cut_step}" if isinstance(cut_step, int) else "base"
 
 
 def per_step(model: str) -> PerStep | None:
-    """Return Table II's row of a preset, None for a model that the paper does not have."""
+    """Return Table II's row of a preset, None if the paper does not have the model."""
     return paper().table2_per_step.get(model)
 
 
-def per_video(model: str, cut_step: int | None) -> PerVideo | None:
-    """Return Table III's cell of a preset, None where the paper has none."""
+def per_video(model: str, cut_step: CutStep) -> PerVideo | None:
+    """Return Table III's cell of a preset, None if the paper has none."""
     return paper().table3_per_video.get(model, {}).get(setting(cut_step))
 
 
-def quality(model: str, cut_step: int | None) -> dict[str, float] | None:
-    """Return Table IV's row of a preset by column, None where the paper has none."""
+def quality(model: str, cut_step: CutStep) -> dict[str, float] | None:
+    """Return Table IV's row of a preset by column, None if the paper has none."""
     row = paper().table4.get(model, {}).get(setting(cut_step))
     return None if row is None else dict(zip(paper().table4_columns, row, strict=True))

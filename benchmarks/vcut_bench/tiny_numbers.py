@@ -23,8 +23,7 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     """Return the metrics by model and cut step, and the motion by ``motion_bucket_id``."""
     rows = [["held-out clips", "", *_cells(result["truth"])]]
     for curve in result["curves"]:
-        cut = "none" if curve["cut_step"] is None else str(curve["cut_step"])
-        rows.append([curve["model"], cut, *_cells(curve)])
+        rows.append([curve["model"], str(curve["cut_step"]), *_cells(curve)])
     note = (
         f"Means ± standard deviation over {result['clips']} clips of held-out photographs "
         f"({', '.join(result['photographs'])}). PSNR in dB: to the never-cut video, to the clip, of the first frame to "

@@ -11,7 +11,9 @@ import pytest
 from vcut_bench import macs
 from vcut_bench.numbers import terminal
 from vcut_bench.results_page import RESULTS
+from vcut_bench.unet_macs import CONDITIONAL, GUIDED
 from vcut_export.checkpoint import resolve
+from vcut_export.options import ExportOptions
 from vcut_export.plan import make_plan
 from vcut_runtime.errors import UsageError
 
@@ -34,18 +36,18 @@ def tiny() -> dict[str, Any]:
 @pytest.mark.parametrize(("model", "original", "folded"), [("svd", 36.10e12, 34.38e12), ("svd-xt", 64.38e12, 61.39e12)])
 def test_a_guided_step_has_the_macs_of_the_design(family: Any, model: str, original: float, folded: float) -> None:
     networks = family[model]["networks"]
-    assert networks["original"]["guided"]["layers"] == pytest.approx(original, rel=1e-3)
-    assert networks["vcut"]["guided"]["layers"] == pytest.approx(folded, rel=1e-3)
-    assert networks["vcut"]["conditional"]["layers"] == pytest.approx(folded / 2, rel=1e-3)
+    assert networks["original"]["steps"][GUIDED]["layers"] == pytest.approx(original, rel=1e-3)
+    assert networks["vcut"]["steps"][GUIDED]["layers"] == pytest.approx(folded, rel=1e-3)
+    assert networks["vcut"]["steps"][CONDITIONAL]["layers"] == pytest.approx(folded / 2, rel=1e-3)
 
 
 def test_originals_and_parameters_are_the_papers(family: Any) -> None:
     for model in ("svd", "svd-xt"):
         networks, paper = family[model]["networks"], family[model]["paper"]["per_step"]
-        assert networks["original"]["guided"]["layers"] == pytest.approx(paper["original"]["guided"], rel=1e-3)
+        assert networks["original"]["steps"][GUIDED]["layers"] == pytest.approx(paper["original"][GUIDED], rel=1e-3)
         assert networks["modified"]["parameters"] == pytest.approx(paper["modified"]["parameters"], rel=1e-3)
-    modified = family["svd-xt"]["networks"]["modified"]["guided"]["layers"]
-    assert modified == pytest.approx(family["svd-xt"]["paper"]["per_step"]["modified"]["guided"], rel=1e-3)
+    modified = family["svd-xt"]["networks"]["modified"]["steps"][GUIDED]["layers"]
+    assert modified == pytest.approx(family["svd-xt"]["paper"]["per_step"]["modified"][GUIDED], rel=1e-3)
 
 
 def test_a_video_of_svd_xt_cut_at_17(family: Any) -> None:
@@ -56,9 +58,9 @@ def test_a_video_of_svd_xt_cut_at_17(family: Any) -> None:
 
 
 def test_folding_beyond_attention_is_parameters_not_work(family: Any) -> None:
-    found = family["svd-xt"]
-    assert 0 < found["other_folds"]["layers"] < 2e-4 * found["networks"]["vcut"]["guided"]["layers"]
-    networks = found["networks"]
+    networks = family["svd-xt"]["networks"]
+    folds = family["svd-xt"]["other_folds"]
+    assert 0 < folds["layers"] < 2e-4 * networks["vcut"]["steps"][GUIDED]["layers"]
     assert networks["original"]["parameters"] - networks["vcut"]["parameters"] > 190e6
 
 
@@ -66,36 +68,10 @@ def test_svd_xt_1_1_is_svd_xt_with_other_weights(family: Any) -> None:
     assert family["svd-xt-1.1"]["networks"] == family["svd-xt"]["networks"]
 
 
-def test_every_operator_is_counted_once() -> None:
-    import torch
-    from torch import nn
-
-    class Toy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 3, padding=1)
-            self.parts = nn.ModuleList([nn.Linear(8, 16, bias=False)])
-            self.unused = nn.Linear(8, 8)
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:  # [2, 3, 4, 5]
-            tokens = self.conv(image).flatten(2).transpose(1, 2)  # [2, 20, 8]
-            mixed = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
-            return self.parts[0](mixed)
-
-    with torch.device("meta"), torch.no_grad():
-        found = macs.macs_by_layer(Toy(), [torch.empty(2, 3, 4, 5)])
-    assert found == {
-        "conv": macs.Macs(convolution=2 * 20 * 8 * 3 * 9),
-        "parts.0": macs.Macs(linear=2 * 20 * 8 * 16),
-        "": macs.Macs(attention=2 * (2 * 20 * 20 * 8)),
-    }
-    assert macs.total(found).layers == 2 * 20 * 8 * (27 + 16)
-
-
 def test_a_video_is_its_steps(tiny: Any) -> None:
     (model,) = tiny["models"]
     vcut = model["networks"]["vcut"]
-    guided, conditional = vcut["guided"]["full"], vcut["conditional"]["full"]
+    guided, conditional = (vcut["steps"][graph]["full"] for graph in (GUIDED, CONDITIONAL))
     assert vcut["per_video"]["17"]["full"] == 16 * guided + 9 * conditional
     assert vcut["per_video"]["none"]["full"] == 25 * guided
 
@@ -109,8 +85,9 @@ def test_each_stage_of_a_video_begins_with_all_layers(
 ) -> None:
     (model,) = tiny["models"]
     vcut = model["networks"]["vcut"]
-    steps = zip((*full, *shallow), ("guided", "conditional", "shallow_guided", "shallow_conditional"), strict=True)
-    assert vcut["per_video"][setting]["full"] == sum(count * vcut[step]["full"] for count, step in steps)
+    counts = zip((*full, *shallow), (GUIDED, CONDITIONAL, f"{GUIDED}_shallow", f"{CONDITIONAL}_shallow"), strict=True)
+    expected = sum(count * vcut["steps"][graph]["full"] for count, graph in counts)
+    assert vcut["per_video"][setting]["full"] == expected
     assert setting not in model["networks"]["original"]["per_video"]
     assert any(row[2] == setting for row in macs.numbers(tiny)[1].rows)
 
@@ -118,10 +95,11 @@ def test_each_stage_of_a_video_begins_with_all_layers(
 def test_a_shallow_step_is_the_last_layer_and_what_is_around_it(family: Any, tiny: Any) -> None:
     for model in (family["svd-xt"], *tiny["models"]):
         networks = model["networks"]
-        vcut = networks["vcut"]
-        assert 0.02 < vcut["shallow_guided"]["full"] / vcut["guided"]["full"] < 0.25
-        assert vcut["shallow_guided"]["layers"] == pytest.approx(2 * vcut["shallow_conditional"]["layers"], rel=1e-3)
-        assert "shallow_guided" not in networks["original"]
+        steps = networks["vcut"]["steps"]
+        guided, conditional = steps[f"{GUIDED}_shallow"], steps[f"{CONDITIONAL}_shallow"]
+        assert 0.02 < guided["full"] / steps[GUIDED]["full"] < 0.25
+        assert guided["layers"] == pytest.approx(2 * conditional["layers"], rel=1e-3)
+        assert set(networks["original"]["steps"]) == {GUIDED, CONDITIONAL}
 
 
 def test_every_figure_fits_80_columns(family: Any, tiny: Any) -> None:
@@ -152,7 +130,7 @@ def test_models_of_one_network_are_one_row(family: Any) -> None:
 def test_shares_add_up_and_show_what_was_folded(tiny: Any) -> None:
     (model,) = tiny["models"]
     for network, parts in model["shares"].items():
-        assert sum(part["full"] for part in parts.values()) == model["networks"][network]["guided"]["full"]
+        assert sum(part["full"] for part in parts.values()) == model["networks"][network]["steps"][GUIDED]["full"]
     parts = model["shares"]
     assert "other" not in parts["original"]
     assert {"spatial cross-attention", "temporal cross-attention", "frame positions"} <= set(parts["original"])
@@ -166,11 +144,14 @@ def test_folding_tca_costs_what_removing_it_does(tiny: Any) -> None:
 
 
 def test_the_papers_numbers_stand_only_beside_its_sizes() -> None:
-    checkpoint = resolve("svd", random_weights=True)
-    assert set(macs._paper("svd", make_plan(checkpoint), [17])["per_video"]) == {"17"}
-    assert macs._paper("svd", make_plan(checkpoint, steps=30), [17])["per_video"] == {}
+    def videos(**options: Any) -> Any:
+        plan = make_plan(resolve("svd", random_weights=True), ExportOptions(**options))
+        return macs._paper("svd", plan, [17]).get("per_video")
+
+    assert set(videos()) == {"17"}
+    assert videos(steps=30) == {}
     for other in ({"frames": 25}, {"height": 320}, {"width": 576}):
-        assert macs._paper("svd", make_plan(checkpoint, **dict[str, Any](other)), [17]) == {}
+        assert videos(**other) is None
 
 
 def test_impossible_options_are_refused_before_any_work() -> None:
