@@ -194,7 +194,7 @@ def _memory(result: Result) -> Iterable[Chart]:
 def _export(result: Result) -> Iterable[Chart]:
     rows = []
     for run in result["runs"]:
-        words = f"{_seconds(run['seconds'])}, {memory.size(run['peak_memory_bytes'])}"
+        words = f"{_seconds(run['seconds'])}, {memory.size(run['peak_bytes'])}"
         title = label(run).removeprefix("--model ").replace("--random-weights ", "")
         rows.append(Bar(title, {"time": run["seconds"]}, words))
     yield Chart("What compiling costs", "Whole processes: time, and peak memory of the largest.", bars(rows))

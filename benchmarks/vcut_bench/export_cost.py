@@ -1,4 +1,4 @@
-"""What compiling costs: time, peak memory and disk of ``vcut-export``, each a cold process of its own.
+"""What an export costs: time, peak memory and disk of ``vcut-export``, each a cold process of its own.
 
 python -m vcut_bench.export_cost [--json results/...]
 """
@@ -6,49 +6,42 @@ python -m vcut_bench.export_cost [--json results/...]
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from vcut_bench import peak
 from vcut_bench.numbers import Numbers
-from vcut_bench.provenance import provenance, save
+from vcut_bench.provenance import provenance
+from vcut_bench.results import deliver
 
+# Each runs twice: the second export finds everything built.
 RUNS = (
-    "vcut-export --model svd-xt --random-weights --engines tensorrt-rtx --gpu a10",
-    "vcut-export --model svd-xt --random-weights --engines tensorrt-rtx --gpu a10",  # again: recognised
-    "vcut-export --model svd-tiny --engines none",
-    "vcut-export --model svd-tiny --engines none",
+    "--model svd-xt --random-weights --engines tensorrt-rtx --gpu a10",
+    "--model svd-xt --random-weights --engines tensorrt-rtx --gpu a10",
+    "--model svd-tiny --engines none",
+    "--model svd-tiny --engines none",
 )
 
 
-def measure(command: str, folder: Path) -> dict[str, Any]:
-    """Run ``command`` in ``folder`` and return its wall time, the peak memory of its largest process, and its sizes."""
+def run_export(words: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Run ``vcut-export`` with ``words`` in ``folder``; return its costs, or ``skipped``: why it failed."""
     script = "from vcut_export.cli import main; main()"
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, *command.split()[1:], "--json"], cwd=folder, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    facts = json.loads(process.stdout.read())
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{command} failed")
-    unet = folder / facts["bundle"] / "onnx" / "unet.weights"
+    costs = peak.run([sys.executable, "-c", script, *words, "--json"], folder=folder)
+    if "skipped" in costs:
+        return costs
+    facts = json.loads(costs.pop("stdout"))
     return {
-        "command": command,
+        "command": " ".join(["vcut-export", *words]),
         "rebuilt": facts["rebuilt"],
         "engines_built": facts["engines"]["built"] if facts["engines"] else [],
-        "seconds": time.perf_counter() - start,
-        "peak_memory_bytes": usage.ru_maxrss * 1024,
+        **costs,
         "bundle_bytes": facts["bundle_bytes"],
-        "unet_weight_bytes": unet.stat().st_size,
+        "unet_weight_bytes": (folder / facts["bundle"] / "onnx" / "unet.weights").stat().st_size,
         "stages": facts["seconds"],
         "engines": facts["engines"],
     }
@@ -61,15 +54,9 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
         built = (run["engines"] or {}).get("engines", {})
         engines |= built
         engine_bytes = sum(engine["bytes"] for engine in built.values())
-        rows.append(
-            [
-                label(run),
-                f"{run['seconds']:.1f} s",
-                f"{run['peak_memory_bytes'] / 1e9:.1f} GB",
-                f"{(run['bundle_bytes'] - engine_bytes) / 1e9:.3f} GB",
-                f"{engine_bytes / 1e9:.3f} GB" if built else "",
-            ]
-        )
+        graphs = f"{(run['bundle_bytes'] - engine_bytes) / 1e9:.3f} GB"
+        sizes = [f"{run['peak_bytes'] / 1e9:.1f} GB", graphs, f"{engine_bytes / 1e9:.3f} GB" if built else ""]
+        rows.append([label(run), f"{run['seconds']:.1f} s", *sizes])
     sizes = [
         [name, f"{engine['build_seconds']:.0f} s"]
         + [f"{engine[key] / 1e9:.2f} GB" for key in ("bytes", "activation_bytes", "weight_bytes")]
@@ -89,13 +76,13 @@ def label(run: Mapping[str, Any]) -> str:
 
 
 def main(output: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None) -> None:
-    """Measure what compiling costs."""
+    """Measure what an export costs."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = [measure(command, Path(folder)) for command in RUNS]
-    result = {"benchmark": "export", **provenance("vcut_bench.export_cost"), "runs": runs}
-    print(json.dumps(result, indent=2))
-    if output is not None:
-        save(result, output)
+        runs = [run_export(words.split(), Path(folder)) for words in RUNS]
+    for words, run in zip(RUNS, runs, strict=True):
+        if "skipped" in run:
+            sys.exit(f"error: vcut-export {words}: {run['skipped']}")
+    deliver({"benchmark": "export", **provenance("vcut_bench.export_cost"), "runs": runs}, output, json=True)
 
 
 if __name__ == "__main__":
