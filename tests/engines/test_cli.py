@@ -11,33 +11,27 @@ from pathlib import Path
 
 import pytest
 
+from building import GRAPHS, PORTABLE
 from vcut_runtime import open_bundle
 
-GRAPHS = ["condition", "semantic_binding", "quality_improvement", "decode"]
-PORTABLE = "tensorrt-rtx-portable"
-
-# The worker's part is played by one that is done at once: what a user sees is the same.
+# The builder's part is played by one that is done at once: what a user sees is the same.
 QUICK = """
 import sys
+from pathlib import Path
 import vcut_engines
+from vcut_engines.compile import CompiledEngine
 from vcut_runtime.cli import main
-build = sys.modules["vcut_engines.build"]
-def compiled(bundle, name, recipe, target, output, verbose, progress):
-    progress(name, "start", 0, 0)
-    progress(name, "Building [engine]", 1, 3)
+def compiled(job, *, verbose, progress):
+    progress(job.graph, "start", 0, 0)
+    progress(job.graph, "Building [engine]", 1, 3)
     if verbose:
         print("[INFO] the log", file=sys.stderr)
-    output.write_bytes(b"engine")
-    progress(name, "done", 1, 1)
-    return build.Compiled(2_000_000_000, 1, 1), ["values [overflow]"] if name == "decode" else []
-build._compile = compiled
+    Path(job.output).write_bytes(b"engine")
+    progress(job.graph, "done", 1, 1)
+    return CompiledEngine(2_000_000_000, 1, 1, ("values [overflow]",) if job.graph == "decode" else ())
+sys.modules["vcut_engines.build"].compile_in_process = compiled
 main()
 """
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VCUT_CACHE", str(tmp_path / "cache"))
 
 
 def vcut(*arguments: object, code: str = "from vcut_runtime.cli import main; main()") -> subprocess.CompletedProcess:
@@ -69,7 +63,7 @@ def test_a_build_by_the_real_library_as_json(bundle_copy: Path, tmp_path: Path) 
     facts = json.loads(done.stdout)
     assert (facts["target"], facts["built"], facts["reason"]) == (PORTABLE, ["decode"], "")
     assert facts["bundle"] == str(bundle_copy)
-    assert list(facts["engines"]) == GRAPHS
+    assert tuple(facts["engines"]) == GRAPHS
     entry = open_bundle(bundle_copy).manifest.engines[PORTABLE].engines["decode"]
     decode = facts["engines"]["decode"]
     assert decode["file"] == entry.file
@@ -127,7 +121,7 @@ def test_nothing_to_build_with_is_said(bundle_copy: Path) -> None:
     [
         (["--gpu", "a11"], r"unknown GPU 'a11', did you mean"),
         (["--engines", "tensorrt-rtx", "--gpu", "h100"], r"cannot build for compute capability 9\.0 \(h100\)"),
-        (["--engines", "openvino"], r"unknown --engines 'openvino': choose auto, tensorrt-rtx, tensorrt, none"),
+        (["--engines", "openvino"], r"unknown engines 'openvino': choose auto, tensorrt-rtx, tensorrt, none"),
         (["--engines", "none", "--gpu", "a10"], r"--engines none builds nothing"),
         (["--engines", "tensorrt-rtx", "--decode-chunk", 0], r"outside 1\.\.3"),
         (["--engines", "tensorrt-rtx", "--decode-chunk", 4], r"outside 1\.\.3"),
@@ -142,7 +136,7 @@ def test_misuse_is_one_line_and_exit_2(bundle_copy: Path, options: list[object],
 
 def test_a_library_that_is_not_installed_is_misuse(bundle_copy: Path) -> None:
     code = (
-        "import vcut_runtime.tensorrt_library as library\nfrom vcut_runtime.cli import main\n"
+        "import vcut_runtime.backends.tensorrt_library as library\nfrom vcut_runtime.cli import main\n"
         "library.MODULES['tensorrt'] = 'no_such_tensorrt'\nmain()"
     )
     said = error(vcut("build", bundle_copy, "--engines", "tensorrt", code=code), 2)
@@ -163,14 +157,15 @@ def test_a_missing_or_damaged_bundle_is_a_failure(bundle_copy: Path, tmp_path: P
 def test_a_bundle_that_cannot_be_written_is_a_failure(bundle_copy: Path) -> None:
     bundle_copy.chmod(0o555)
     try:
-        assert "writing the engines failed" in error(vcut("build", bundle_copy, "--engines", "tensorrt-rtx", "-q"), 1)
+        assert "cannot write into" in error(vcut("build", bundle_copy, "--engines", "tensorrt-rtx", "-q"), 1)
     finally:
         bundle_copy.chmod(0o755)
 
 
 def test_a_bundle_whose_engines_folder_is_a_file_is_a_failure(bundle_copy: Path) -> None:
     (bundle_copy / "engines").write_text("mine")
-    assert "writing the engines failed" in error(vcut("build", bundle_copy, "--engines", "tensorrt-rtx", "-q"), 1)
+    done = vcut("build", bundle_copy, "--engines", "tensorrt-rtx", "-q", code=QUICK)
+    assert "writing the bundle failed" in error(done, 1)
     assert (bundle_copy / "engines").read_text() == "mine"
 
 

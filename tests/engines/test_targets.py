@@ -254,7 +254,7 @@ def test_bf16_needs_ampere(machine: Machine) -> None:
 @pytest.mark.parametrize("here", [None, ("7.5", "T4"), ("8.6", "A10"), ("9.0", "H100")])
 @pytest.mark.parametrize("engines", ["auto", "tensorrt", "tensorrt-rtx", "none"])
 def test_any_combination_gives_what_machine_and_options_allow_or_one_line(
-    machine: Machine, libraries: tuple[str, ...], here: tuple[str, str] | None, engines: str
+    machine: Machine, libraries: tuple[str, ...], here: tuple[str, str] | None, engines: Any
 ) -> None:
     machine.libraries, machine.gpu = set(libraries), here
     gpus = (None, "portable", "this", "a10", "h100", "t4", "rocm")

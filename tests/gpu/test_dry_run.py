@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-import vcut_runtime.cuda
-import vcut_runtime.tensorrt_library
+import vcut_runtime.backends.cuda
+import vcut_runtime.backends.tensorrt_library
 from conftest import Once
 from fakes import FakeCuda, add_fake_engines, fake_tensorrt
 from gpu import test_engines as real
-from vcut_runtime.tensorrt_library import Library
+from vcut_runtime.backends.tensorrt_library import Library
 
 for _name in dir(real):
     if _name.startswith("test_"):
@@ -31,11 +31,11 @@ def library(request: pytest.FixtureRequest) -> str:
 def _fake_machine(library: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     gpu = FakeCuda()
     trt = fake_tensorrt(gpu, library)
-    cuda = vcut_runtime.cuda.Cuda
+    cuda = vcut_runtime.backends.cuda.Cuda
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VCUT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(vcut_runtime.cuda, "Cuda", lambda: cuda(gpu))
-        patch.setattr(vcut_runtime.tensorrt_library, "load_library", lambda name: Library(name, trt, "1.2.3"))
+        patch.setattr(vcut_runtime.backends.cuda, "Cuda", lambda: cuda(gpu))
+        patch.setattr(vcut_runtime.backends.tensorrt_library, "load_library", lambda name: Library(name, trt, "1.2.3"))
         yield
 
 

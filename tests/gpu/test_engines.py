@@ -17,9 +17,9 @@ from PIL import Image
 
 from conftest import psnr
 from vcut_runtime import Pipeline, VcutError, open_bundle
-from vcut_runtime.backends import Options, open_backend
-from vcut_runtime.graphs import bundle_tensors, dimensions, sized
-from vcut_runtime.manifest import GRAPHS, SHALLOW, Manifest
+from vcut_runtime.backends import open_backend
+from vcut_runtime.bundle.graph import GRAPHS, bundle_graphs, sized
+from vcut_runtime.bundle.manifest import Manifest
 
 pytestmark = pytest.mark.gpu
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}  # of the output's largest magnitude
@@ -70,7 +70,7 @@ def video_inputs(compiled: Path, photo: Image.Image) -> dict[str, Any]:
     size = (manifest.width, manifest.height)
     return {
         "image": photo.resize(size, Image.Resampling.LANCZOS),
-        "latents": draw.standard_normal((1, manifest.frames, *manifest.latent_shape), dtype=np.float32),
+        "latents": draw.standard_normal((1, manifest.frames, *manifest.geometry.latent_shape()), dtype=np.float32),
         "noise": draw.standard_normal((1, 3, *size[::-1]), dtype=np.float32),
     }
 
@@ -80,7 +80,7 @@ def want(compiled: Path, video_inputs: dict[str, Any]) -> np.ndarray:
     return Pipeline.load(compiled, "onnxruntime-cpu")(**video_inputs).frames
 
 
-@pytest.mark.parametrize("graph", [*GRAPHS, *SHALLOW.values()])
+@pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_each_engine_agrees_with_onnxruntime(
     request: pytest.FixtureRequest, library: str, graph: str, precision: str
@@ -125,7 +125,7 @@ def test_the_switch_at_the_cut_step(
     assert steps == ["semantic_binding"] * 3 + ["quality_improvement"] * 3
     cpu = Pipeline.load(compiled, "onnxruntime-cpu")
     assert psnr(cut, cpu(**video_inputs, num_inference_steps=6, cut_step=4).frames) >= 40
-    uncut = cpu(**video_inputs, num_inference_steps=6, cut_step=None).frames
+    uncut = cpu(**video_inputs, num_inference_steps=6, cut_step="none").frames
     assert psnr(cut, uncut) < psnr(cut, cpu(**video_inputs, num_inference_steps=6, cut_step=4).frames)
 
 
@@ -168,7 +168,7 @@ def test_low_memory_changes_nothing_but_memory(compiled: Path, library: str, vid
 def test_a_second_video_takes_no_more_memory_and_a_dropped_pipeline_gives_it_back(
     compiled: Path, library: str, video_inputs: dict[str, Any]
 ) -> None:
-    from vcut_runtime.cuda import Cuda
+    from vcut_runtime.backends.cuda import Cuda
 
     cuda = Cuda()
     before = cuda.memory()[0]
@@ -215,9 +215,9 @@ def test_compiled_kernels_are_kept(
 
 def test_decode_takes_every_number_of_frames_up_to_its_chunk(compiled: Path, library: str) -> None:
     opened = open_bundle(compiled)
-    engine, cpu = open_backend(opened, library, Options()), open_backend(opened, "onnxruntime-cpu")
+    engine, cpu = open_backend(opened, library), open_backend(opened, "onnxruntime-cpu")
     for frames in (1, 2, opened.manifest.decode_chunk):
-        latents = np.random.default_rng(frames).standard_normal((frames, *opened.manifest.latent_shape))
+        latents = np.random.default_rng(frames).standard_normal((frames, *opened.manifest.geometry.latent_shape()))
         inputs = {"latents": latents.astype(np.float32)}
         ours, theirs = (run(backend, "decode", inputs)["frames"] for backend in (engine, cpu))
         assert ours.shape == theirs.shape
@@ -226,10 +226,10 @@ def test_decode_takes_every_number_of_frames_up_to_its_chunk(compiled: Path, lib
 
 def test_videos_of_every_size_agree_with_onnxruntime(compiled_dynamic: Path, library: str, photo: Image.Image) -> None:
     pipeline, cpu = Pipeline.load(compiled_dynamic, library), Pipeline.load(compiled_dynamic, "onnxruntime-cpu")
-    manifest = cpu.manifest
-    for frames, height, width in (manifest.smallest, manifest.largest, manifest.sizes, manifest.smallest):
+    geometry = cpu.manifest.geometry
+    for frames, height, width in (geometry.smallest, geometry.largest, geometry.sizes, geometry.smallest):
         options: Any = {"num_frames": frames, "height": height, "width": width, "num_inference_steps": 4}
-        ours, theirs = (one(photo, seed=3, **options).frames for one in (pipeline, cpu))
+        ours, theirs = (player(photo, seed=3, **options).frames for player in (pipeline, cpu))
         assert ours.shape == (frames, height, width, 3)
         assert psnr(ours, theirs) >= 40
 
@@ -241,18 +241,19 @@ def run(backend: Any, graph: str, inputs: dict[str, np.ndarray]) -> dict[str, np
 
 def random_inputs(manifest: Manifest, graph: str) -> dict[str, np.ndarray]:
     """Inputs of a plausible size for each tensor."""
-    tensors, free = bundle_tensors(manifest), dimensions(manifest, manifest.sizes, manifest.decode_chunk)
+    tensors = bundle_graphs(manifest)
+    values = manifest.geometry.values(manifest.sizes, manifest.decode_chunk)
     draw = np.random.default_rng(11)
     fixed = {
         "sigma": [14.0],
-        "sigma_next": [9.0],
+        "coefficients": [9.0 / 14.0, 1 - 9.0 / 14.0 + 0.25, -0.25],
         "added_time_ids": [[6.0, 127.0, 0.02]],
         "noise_aug_strength": [0.02],
         "guidance_scale": np.linspace(1.0, 3.0, manifest.frames),
     }
     inputs = {}
     for spec in tensors[graph].inputs:
-        shape = sized(spec.shape, free)
+        shape = sized(spec.shape, values)
         value = fixed.get(spec.name)
         if value is None:
             value = draw.random(shape) if spec.name == "image" else draw.standard_normal(shape)
