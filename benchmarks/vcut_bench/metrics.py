@@ -1,4 +1,4 @@
-"""How far two videos are apart, and what can be said of one alone. Frames are uint8 [F, H, W, 3] throughout."""
+"""Metrics that compare two videos, and metrics of one video alone. Frames are uint8 [F, H, W, 3] throughout."""
 
 from __future__ import annotations
 
@@ -57,44 +57,37 @@ def motion(frames: np.ndarray) -> float:
     return float(np.mean(np.abs(np.diff(frames.astype(np.int16), axis=0))))
 
 
-def input_psnr(frames: np.ndarray, image: np.ndarray) -> float:
-    """Return how well the first frame keeps the input ``image`` [H, W, 3], as a PSNR in dB."""
-    return psnr(frames[0], image)
-
-
 def compare(frames: np.ndarray, reference: np.ndarray, lpips: Lpips | None = None) -> dict[str, float]:
     """Return every distance of ``frames`` from ``reference`` by name."""
-    found = {
-        "psnr": psnr(frames, reference),
-        "ssim": ssim(frames, reference),
-        "temporal": temporal_error(frames, reference),
-    }
-    return found if lpips is None else {**found, "lpips": lpips(frames, reference)}
+    metrics = {"psnr": psnr, "ssim": ssim, "temporal": temporal_error, **({"lpips": lpips} if lpips else {})}
+    return {name: metric(frames, reference) for name, metric in metrics.items()}
 
 
 def alone(frames: np.ndarray, image: np.ndarray) -> dict[str, float]:
-    """Return what needs no reference by name: how the first frame keeps the input, and how much moves."""
-    return {"input_psnr": input_psnr(frames, image), "motion": motion(frames)}
+    """Return the metrics that need no reference: PSNR of the first frame to ``image`` [H, W, 3] in dB, and motion."""
+    return {"input_psnr": psnr(frames[0], image), "motion": motion(frames)}
 
 
 def missing_lpips() -> str | None:
-    """Return what LPIPS lacks here and where it goes, None if it can run. Nothing is downloaded."""
+    """Return how to install what LPIPS lacks, None if it can run. Nothing is downloaded."""
+    import torch
+
     packages = [name for name in ("lpips", "torchvision") if find_spec(name) is None]
-    weights = _alexnet()
-    lacking = [f"pip install {' '.join(packages)}"] if packages else []
-    if not weights.is_file():
-        lacking.append(f"put torchvision's AlexNet, {_ALEXNET}, into {weights.parent}")
-    return " and ".join(lacking) or None
+    steps = [f"pip install {' '.join(packages)}"] if packages else []
+    weights = Path(torch.hub.get_dir()) / "checkpoints"
+    if not (weights / _ALEXNET).is_file():
+        steps.append(f"put torchvision's AlexNet, {_ALEXNET}, into {weights}")
+    return " and ".join(steps) or None
 
 
 def load_lpips() -> Lpips:
     """Return LPIPS (AlexNet, version 0.1; Zhang et al., 2018) as a function of two videos, mean over frames.
 
     Raises:
-        UsageError: its package or weights are not here.
+        UsageError: its package or weights are not installed.
     """
-    if lacking := missing_lpips():
-        raise UsageError(f"LPIPS cannot run: {lacking}")
+    if steps := missing_lpips():
+        raise UsageError(f"LPIPS cannot run: {steps}")
     import lpips  # pyright: ignore[reportMissingImports]
     import torch
 
@@ -113,10 +106,10 @@ def load_lpips() -> Lpips:
 
 
 def summarize(values: Sequence[Sequence[float]]) -> dict[str, float | int | None]:
-    """Return mean, spread and a bootstrapped 95 % interval of the mean, of ``values`` grouped by image.
+    """Return mean, standard deviation and a bootstrapped 95 % interval of the mean of ``values``, grouped by image.
 
-    Whole images are drawn anew, for the seeds of one image are no independent samples; of a single image there is no
-    interval.
+    Images are drawn with all their seeds, because seeds of one image are not independent samples. A single image has
+    no interval.
     """
     flat = np.concatenate([np.asarray(group, dtype=np.float64) for group in values])
     low = high = None
@@ -127,9 +120,3 @@ def summarize(values: Sequence[Sequence[float]]) -> dict[str, float | int | None
         means = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
         low, high = (float(value) for value in np.quantile(means, (0.025, 0.975)))
     return {"mean": float(flat.mean()), "std": float(flat.std()), "n": len(flat), "low": low, "high": high}
-
-
-def _alexnet() -> Path:
-    import torch
-
-    return Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET

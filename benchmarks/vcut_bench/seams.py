@@ -2,15 +2,14 @@
 
     python -m vcut_bench.seams [--json results/...]
 
-Every chunk setting is compared with decoding all frames at once, by diffusers' own decoder in fp32. A seam shows as an
-error of the change from its first frame to its second; given is its root mean square in levels of 255, at seams and
-elsewhere. Random weights let the temporal layers weigh half; with ``temporal`` below 1 their last convolutions are
-scaled down, nearer to a model whose temporal layers were added to a finished image decoder.
+Each chunk setting is compared with decoding all frames at once, by diffusers' own decoder in fp32. A seam shows as an
+error of the change from one frame to the next. The result has its root mean square in levels of 255, at seams and
+elsewhere. With random weights the temporal layers weigh half. ``temporal`` below 1 scales their last convolutions down,
+which is nearer to a model whose temporal layers were added to a finished image decoder.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +18,9 @@ import numpy as np
 import typer
 
 from vcut_bench.numbers import Numbers
-from vcut_bench.provenance import provenance, save
-from vcut_runtime.schedule import decode_chunks
+from vcut_bench.provenance import provenance
+from vcut_bench.results import deliver
+from vcut_runtime.decoding import decode_chunks
 
 FRAMES, LATENT = 25, (4, 8, 12)
 SETTINGS = ((11, 0), (11, 1), (11, 2), (7, 2), (6, 1))  # frames decoded at a time, overlap on each side
@@ -52,9 +52,8 @@ def measure(temporal: float) -> list[dict[str, Any]]:
     vae = weights.load_vae(resolve("svd-xt", random_weights=True), "fp32", torch.float32)
     for module in vae.decoder.modules():
         if isinstance(module, TemporalResnetBlock):
-            module.conv2.weight.data *= temporal
-            if module.conv2.bias is not None:
-                module.conv2.bias.data *= temporal
+            for parameter in module.conv2.parameters():
+                parameter.data *= temporal
     latents = torch.from_numpy(smooth_latents())
 
     @torch.no_grad()
@@ -86,24 +85,17 @@ def measure(temporal: float) -> list[dict[str, Any]]:
 
 def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     """Return a table for each weight of the temporal layers."""
-    return [
-        Numbers(
-            f"Decoded in chunks, temporal layers x {weight}",
-            ["frames at a time, overlap", "decoded", "at seams", "elsewhere", "PSNR"],
-            [
-                [
-                    f"{row['frames']}, {row['overlap']}",
-                    f"{row['decoded']:.2f} x",
-                    f"{row['at_seams']:.2f}",
-                    f"{row['elsewhere']:.2f}",
-                    f"{row['psnr']:.0f} dB",
-                ]
-                for row in settings
-            ],
-            "Error of the change from frame to frame, RMS in levels of 255, and PSNR, against decoding all at once.",
-        )
-        for weight, settings in result["temporal"].items()
-    ]
+    tables = []
+    for weight, settings in result["temporal"].items():
+        rows = []
+        for row in settings:
+            errors = [f"{row['at_seams']:.2f}", f"{row['elsewhere']:.2f}", f"{row['psnr']:.0f} dB"]
+            rows.append([f"{row['frames']}, {row['overlap']}", f"{row['decoded']:.2f} x", *errors])
+        title = f"Decoded in chunks, temporal layers x {weight}"
+        head = ["frames at a time, overlap", "decoded", "at seams", "elsewhere", "PSNR"]
+        note = "Error of the change from frame to frame, RMS in levels of 255, and PSNR, against decoding all at once."
+        tables.append(Numbers(title, head, rows, note))
+    return tables
 
 
 def main(output: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None) -> None:
@@ -116,9 +108,7 @@ def main(output: Annotated[Path | None, typer.Option("--json", help="Write the r
         "precision": "fp32",
         "temporal": {str(weight): measure(weight) for weight in WEIGHTS},
     }
-    print(json.dumps(result, indent=2))
-    if output is not None:
-        save(result, output)
+    deliver(result, output, json=True)
 
 
 if __name__ == "__main__":
