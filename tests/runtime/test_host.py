@@ -1,4 +1,4 @@
-"""What is asked about this machine."""
+"""Memory, the cache folder and file names of this machine."""
 
 from __future__ import annotations
 

@@ -38,12 +38,12 @@ def photo_file(tmp_path: Path) -> Path:
 
 
 def with_diffusers(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """What the Stable Video Diffusion pipeline feeds to the VAE, from [-1, 1] to [0, 1]."""
+    """Return what the Stable Video Diffusion pipeline feeds to the VAE, in [0, 1] instead of [-1, 1]."""
     return (VideoProcessor(vae_scale_factor=8).preprocess(image, height=height, width=width).numpy() + 1) / 2
 
 
 def refusal(image: Any) -> str:
-    """The one-line message that ``image`` is refused with."""
+    """Return the message, on one line, that ``image`` is refused with."""
     with pytest.raises(UsageError) as caught:
         load_image(image, 64, 96)
     message = str(caught.value)

@@ -20,7 +20,7 @@ def test_importing_the_runtime_imports_no_export_library() -> None:
     loaded = modules_after("import vcut_runtime")
     assert "vcut_runtime" in loaded
     assert not loaded & FORBIDDEN
-    assert "onnxruntime" not in loaded  # it takes longer than all the rest, and inspecting needs none
+    assert "onnxruntime" not in loaded  # its import takes longer than all others, and inspecting does not need it
 
 
 def test_a_whole_run_imports_no_export_library(small_bundle: Path, tmp_path: Path) -> None:

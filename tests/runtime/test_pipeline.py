@@ -238,7 +238,7 @@ def test_a_cache_interval_is_deepcache_on_diffusers(
     noise: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The package of DeepCache's authors, on unmodified diffusers, is the reference."""
+    """The reference is the package of DeepCache's authors, on unmodified diffusers."""
     from DeepCache import DeepCacheSDHelper
 
     theirs = reference.load(tiny_checkpoint)
@@ -375,7 +375,7 @@ def test_chunks_of_every_size_agree_with_diffusers_chunks(
 ) -> None:
     theirs = reference.load(tiny_checkpoint)
     reference.inject(theirs, monkeypatch, noise)
-    for chunk in (1, 13, 14, 99):  # 13 leaves a chunk of one frame
+    for chunk in (1, 13, 14, 99):  # 13 leaves a chunk of a single frame
         want = diffusers_frames(theirs, image, latents, num_inference_steps=1, decode_chunk_size=chunk)
         got = folded(image, cut_step="none", num_inference_steps=1, latents=latents, noise=noise, decode_chunk=chunk)
         assert psnr(got.frames, want) >= 50
@@ -638,7 +638,7 @@ def test_noise_of_a_row_comes_from_the_seed(small: Pipeline, photo: Image.Image)
     added = (with_noise - without) / 5.0
     assert abs(added.mean()) < 0.1
     assert added.std() == pytest.approx(1.0, abs=0.1)
-    assert small(photo, schedule=tuple(rows), **arrays).seed is not None  # it was drawn
+    assert small(photo, schedule=tuple(rows), **arrays).seed is not None  # a random seed
 
 
 def test_given_rows_are_checked_against_the_bundle(small: Pipeline, photo: Image.Image) -> None:
@@ -650,7 +650,7 @@ def test_given_rows_are_checked_against_the_bundle(small: Pipeline, photo: Image
 
 
 class Recorder:
-    """A backend without graphs: it keeps the inputs of each run, and output tensors hold the number of the run."""
+    """A backend without graphs. It keeps the inputs of each run, and fills the outputs with the number of the run."""
 
     name = "recorder"
 

@@ -131,6 +131,6 @@ def test_a_chunk_that_is_fixed_cannot_be_chosen() -> None:
 def test_the_backends_limit_shortens_chunks() -> None:
     plan = plan_run(example(), RunOptions(), most_decoded=5)
     assert max(chunk.stop - chunk.start for chunk in plan.chunks) == 5
-    assert plan.chunks[0].keep_to == 3  # the overlap of 3 became 2, as 5 frames allow
+    assert plan.chunks[0].keep_to == 3  # the overlap is 2: a chunk of 5 frames allows no more
     message = refusal(example(), 5, decode_chunk=6)
     assert "the decode engine takes up to 5 frames: give at most 5, or run 'vcut build --decode-chunk 6'" in message

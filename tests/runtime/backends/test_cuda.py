@@ -1,4 +1,4 @@
-"""The GPU's wrapper on host memory, what it says without a GPU, and that the real bindings have what it uses."""
+"""The GPU's wrapper on host memory and without a GPU, and the names that it uses of the real bindings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vcut_runtime.backends.cuda import Cuda
 
 
 class Absent(FakeCuda):
-    """A machine without a driver: the code of an old one, and version 0."""
+    """A machine without a driver: CUDA returns the code of an old driver, and version 0."""
 
     driver = 0
 
@@ -41,7 +41,7 @@ class Deviceless(FakeCuda):
 
 
 class Hidden(FakeCuda):
-    """``CUDA_VISIBLE_DEVICES=``, on a driver that calls that a success."""
+    """A driver that reports success and no GPU, as with an empty ``CUDA_VISIBLE_DEVICES``."""
 
     def cudaGetDeviceCount(self) -> tuple:
         return Result.success, 0
@@ -53,13 +53,13 @@ class Sick(FakeCuda):
 
 
 def failing(name: str, code: Result = Result.invalid) -> FakeCuda:
-    """A GPU of which one function fails."""
+    """Return a GPU on which the function ``name`` fails."""
     gpu: Any = FakeCuda()
     setattr(gpu, name, lambda *_: (code, None))
     return gpu
 
 
-def one_line(kind: type[VcutError], call: Callable[[], object]) -> str:
+def message_of(kind: type[VcutError], call: Callable[[], object]) -> str:
     with pytest.raises(kind) as caught:
         call()
     assert type(caught.value) is kind
@@ -83,13 +83,13 @@ def test_a_name_in_text_is_as_good_as_one_in_bytes() -> None:
 
 
 def test_no_driver() -> None:
-    message = one_line(UsageError, lambda: Cuda(Absent()))
+    message = message_of(UsageError, lambda: Cuda(Absent()))
     assert message.startswith("no NVIDIA driver is installed")
     assert "--backend onnxruntime-cpu" in message
 
 
 def test_an_old_driver_is_told_both_ways_out() -> None:
-    message = one_line(UsageError, lambda: Cuda(Old()))
+    message = message_of(UsageError, lambda: Cuda(Old()))
     assert "it runs CUDA 12.4 and cuda-bindings needs 13.5" in message
     assert "update the driver" in message
     assert "pip install 'cuda-bindings<13'" in message
@@ -97,13 +97,13 @@ def test_an_old_driver_is_told_both_ways_out() -> None:
 
 @pytest.mark.parametrize("gpu", [Deviceless(), Hidden()], ids=["error", "zero"])
 def test_no_gpu(gpu: FakeCuda) -> None:
-    message = one_line(UsageError, lambda: Cuda(gpu))
+    message = message_of(UsageError, lambda: Cuda(gpu))
     assert message.startswith("no NVIDIA GPU is visible")
     assert "CUDA_VISIBLE_DEVICES" in message
 
 
 def test_a_driver_that_does_not_start() -> None:
-    assert "CUDA does not start (capture_failed): check nvidia-smi" in one_line(UsageError, lambda: Cuda(Sick()))
+    assert "CUDA does not start (capture_failed): check nvidia-smi" in message_of(UsageError, lambda: Cuda(Sick()))
 
 
 def test_bindings_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,17 +111,17 @@ def test_bindings_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     monkeypatch.setattr(module.importlib, "import_module", missing)
-    message = one_line(UsageError, Cuda)
+    message = message_of(UsageError, Cuda)
     assert "need cuda-python (No module named 'cuda.bindings.runtime')" in message
     assert "pip install cuda-bindings" in message
 
 
-def test_the_real_bindings_without_a_gpu_say_so_on_one_line() -> None:
+def test_the_real_bindings_without_a_gpu_say_so_on_message_of() -> None:
     runtime = importlib.import_module("cuda.bindings.runtime")
     result, *count = runtime.cudaGetDeviceCount()
     if int(result) == 0 and count[0] > 0:
         pytest.skip("a GPU is here")
-    message = one_line(UsageError, Cuda)
+    message = message_of(UsageError, Cuda)
     assert any(words in message for words in ("no NVIDIA driver", "too old", "no NVIDIA GPU", "does not start"))
 
 
@@ -172,7 +172,7 @@ def test_the_fake_has_what_the_real_bindings_have() -> None:
     ],
 )
 def test_a_failure_while_starting_names_the_function(name: str) -> None:
-    message = one_line(VcutError, lambda: Cuda(failing(name)))
+    message = message_of(VcutError, lambda: Cuda(failing(name)))
     assert f"CUDA failed in {name} (invalid)" in message
     assert "nvidia-smi" in message
 
@@ -180,7 +180,7 @@ def test_a_failure_while_starting_names_the_function(name: str) -> None:
 def test_a_failure_at_work_names_the_function() -> None:
     def attempt(name: str, call: Callable[[Cuda], object]) -> None:
         cuda = Cuda(failing(name))
-        assert f"CUDA failed in {name} (invalid)" in one_line(VcutError, lambda: call(cuda))
+        assert f"CUDA failed in {name} (invalid)" in message_of(VcutError, lambda: call(cuda))
 
     array = np.zeros(4, np.float32)
     attempt("cudaMemGetInfo", lambda cuda: cuda.memory())
@@ -200,7 +200,7 @@ def test_a_full_gpu_says_for_what_and_how_much_is_free() -> None:
     gpu = FakeCuda(total=10 * 10**9)
     cuda = Cuda(gpu)
     kept = cuda.allocate(2 * 10**7, "weights")
-    message = one_line(VcutError, lambda: cuda.allocate(20 * 10**9, "activations"))
+    message = message_of(VcutError, lambda: cuda.allocate(20 * 10**9, "activations"))
     assert "out of memory for activations (20.00 GB), 9.98 of 10.00 GB are free" in message
     assert "--low-memory" in message
     assert kept.size == 2 * 10**7
@@ -213,8 +213,8 @@ def test_a_graph_that_finds_no_memory_is_told_without_a_size() -> None:
         with cuda.capture():
             pass
 
-    assert "the GPU is out of memory, 24" not in one_line(VcutError, captured)
-    assert "the GPU is out of memory, " in one_line(VcutError, captured)
+    assert "the GPU is out of memory, 24" not in message_of(VcutError, captured)
+    assert "the GPU is out of memory, " in message_of(VcutError, captured)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int64"])
@@ -308,7 +308,7 @@ def test_the_bodys_error_is_not_hidden_by_the_captures() -> None:
     assert gpu.capturing is None
 
 
-def test_what_cannot_be_captured_is_one_line() -> None:
+def test_what_cannot_be_captured_is_message_of() -> None:
     gpu = FakeCuda()
     gpu.capture_works = False
     cuda = Cuda(gpu)
@@ -317,11 +317,11 @@ def test_what_cannot_be_captured_is_one_line() -> None:
         with cuda.capture():
             pass
 
-    assert "CUDA failed in cudaStreamEndCapture (capture_failed)" in one_line(VcutError, attempt)
+    assert "CUDA failed in cudaStreamEndCapture (capture_failed)" in message_of(VcutError, attempt)
 
 
 class Counting(FakeCuda):
-    """Notes every handle that is destroyed."""
+    """A GPU that counts the handles that are destroyed."""
 
     def __init__(self) -> None:
         super().__init__()

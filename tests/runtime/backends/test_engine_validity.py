@@ -28,7 +28,7 @@ def verdict(
     capability: str = "8.6",
     says: Any = None,
 ) -> str | None:
-    """Ask on a fake GPU; ``says`` is what the library answers, with a ``Runtime`` that is asked."""
+    """Return why the engines cannot run on a fake GPU; ``says`` takes the place of the library's ``Runtime``."""
     gpu = FakeCuda(capability, name="Fake GPU")
     trt = fake_tensorrt(gpu, library)
     if says is not None:
@@ -42,7 +42,7 @@ def verdict(
 
 
 def asked(validity: int, diagnostics: int = 0, message: str = "") -> tuple[Any, list[bytes]]:
-    """Return a ``Runtime`` that gives this verdict, and what it was asked about."""
+    """Return a ``Runtime`` that gives this verdict, and the list of headers that it gets."""
     headers: list[bytes] = []
 
     class Runtime:

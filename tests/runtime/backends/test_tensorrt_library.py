@@ -83,7 +83,7 @@ def test_the_real_tensorrt_rtx() -> None:
 
 
 def test_the_runtime_alone_loads_no_tensorrt() -> None:
-    """A bundle without engines must not cost the load of hundreds of megabytes."""
+    """TensorRT takes hundreds of megabytes, and bundles without engines do not need it."""
     import subprocess
 
     code = (
@@ -107,7 +107,7 @@ def test_the_logger_hands_on_severity_and_message() -> None:
 
 
 def test_the_library_itself_talks_to_the_logger() -> None:
-    """In a process of its own: the first logger of a process is the library's for as long as it lives."""
+    """Runs in its own process, because the library keeps the first logger of a process until the process ends."""
     import subprocess
 
     code = (

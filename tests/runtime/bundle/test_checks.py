@@ -117,7 +117,7 @@ def test_a_shallow_step_needs_a_full_step_of_its_stage_before_it(graphs: list[st
 
 
 def add_graph(manifest: dict[str, Any]) -> None:
-    """Add a graph that no record has; it is a copy of another graph, engine and all."""
+    """Add a graph that no record has; it is a copy of ``decode``."""
     manifest["graphs"]["encode"] = manifest["graphs"]["decode"]
 
 

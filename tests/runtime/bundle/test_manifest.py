@@ -21,12 +21,12 @@ JSON = st.recursive(
 
 
 def plain() -> dict[str, Any]:
-    """The example as parsed JSON, to be spoilt."""
+    """Return the example as parsed JSON, for tests to damage."""
     return json.loads(encode(example()))
 
 
 def refusal(value: Any) -> str:
-    """The one-line message that ``value``, bytes or JSON, is refused with."""
+    """Return the message, on one line, that ``value`` (bytes or JSON) is refused with."""
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     with pytest.raises(ValueError, match=r"^manifest\.json ") as caught:
         decode(data)
@@ -36,7 +36,7 @@ def refusal(value: Any) -> str:
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) in a JSON tree."""
+    """Return every (container, key) in a JSON tree."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [place for key, inner in items for place in [(value, key), *places(inner)]]
 

@@ -92,7 +92,7 @@ PLACES: dict[str, Callable[[TensorProto], ModelProto]] = {
 
 
 def everywhere() -> ModelProto:
-    """One model with external data in every place."""
+    """A model with external data in every place."""
     whole = ModelProto()
     for index, build in enumerate(PLACES.values()):
         whole.MergeFrom(build(external(f"{index}.bin")))
@@ -111,12 +111,12 @@ def messages(message: Message) -> Iterator[Message]:
 
 
 def as_text(value: str | bytes) -> str:
-    """protobuf hands out strings that are not UTF-8 as bytes."""
+    """Return a string. protobuf returns strings that are not UTF-8 as bytes."""
     return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
 
 def locations_by_onnx(data: bytes) -> set[str]:
-    """Every location that the onnx package finds; none where it cannot read ``data``."""
+    """Return every location that the onnx package finds; none if it cannot read ``data``."""
     try:
         tensors: list[Any] = [m for m in messages(onnx.load_model_from_string(data)) if isinstance(m, TensorProto)]
         entries = [entry for tensor in tensors for entry in tensor.external_data]
@@ -126,7 +126,7 @@ def locations_by_onnx(data: bytes) -> set[str]:
 
 
 def read_or_refused(data: bytes) -> None:
-    """What the scan reads, it reads whole; anything but a set or a ValueError fails the test."""
+    """Fail the test unless the scan finds every location, or refuses ``data`` with a ValueError."""
     try:
         locations = external_locations(data)
     except ValueError:

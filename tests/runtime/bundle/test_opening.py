@@ -1,4 +1,4 @@
-"""Damaged, foreign and hostile bundles are refused with one line, before anything of them is loaded."""
+"""Damaged, foreign and hostile bundles are refused on one line, before any graph is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vcut_runtime.bundle import sha256
 
 
 def refused(bundle: Path, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading ``bundle`` fails on one line containing ``says``, and no session is created on the way."""
+    """Check that loading ``bundle`` fails on one line that contains ``says``, and creates no session."""
     import onnxruntime
 
     def loaded(*_: object, **__: object) -> None:
