@@ -10,7 +10,7 @@ from platformdirs import user_cache_path
 
 
 def total_memory() -> int:
-    """Return the machine's memory in bytes; without bound where it cannot be told."""
+    """Return the machine's memory in bytes, or a huge number if the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on this system
@@ -18,7 +18,7 @@ def total_memory() -> int:
 
 
 def peak_memory() -> int:
-    """Return the peak resident memory, in bytes, of this process or of its largest child; 0 where it cannot be told."""
+    """Return the peak resident memory, in bytes, of this process or its largest child; 0 if unknown."""
     try:
         import resource
     except ImportError:  # Windows

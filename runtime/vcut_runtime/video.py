@@ -63,7 +63,7 @@ def check_output(path: Path) -> Callable[[Video, Path], None]:
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UsageError(f"cannot write {path}: {parent} is no folder, or read-only; choose another place")
+        raise UsageError(f"cannot write {path}: {parent} is not a folder, or is read-only; choose another place")
     if not path.suffix:
         if path.is_dir() and not all(_is_frame(p) for p in path.iterdir()):
             raise UsageError(f"{path} is a folder that holds other files than frames: choose a new folder")

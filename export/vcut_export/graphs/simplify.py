@@ -67,10 +67,10 @@ def _transpose_weights(model: ir.Model) -> None:
 def expand_group_normalization(model: ir.Model) -> None:
     """Write GroupNormalization as InstanceNormalization over groups, for which ONNX Runtime's CPU has a kernel.
 
-    It has none for GroupNormalization: it inlines some twenty nodes for each, a tenth of a step's time. Scale and shift
-    by channel are then a BatchNormalization of mean 0 and variance 1, one pass where Mul and Add are two. TensorRT has
-    GroupNormalization, with fp32 accumulation that the decomposition would not promise in fp16, so only fp32 graphs are
-    rewritten.
+    It has no kernel for GroupNormalization and inlines some twenty nodes for each, a tenth of a step's time. Scale and
+    shift by channel become a BatchNormalization of mean 0 and variance 1: one pass, where Mul and Add are two. TensorRT
+    has GroupNormalization with fp32 accumulation, which the decomposition does not promise in fp16. So only fp32 graphs
+    for CPUs are rewritten.
     """
     graph = model.graph
     for node in [node for node in graph if node.op_type == "GroupNormalization"]:

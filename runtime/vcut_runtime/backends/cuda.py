@@ -16,7 +16,7 @@ from vcut_runtime.errors import UsageError, VcutError
 
 INSTALL = "pip install cuda-bindings"
 _OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
-_OLD_DRIVER = 35  # cudaErrorInsufficientDriver; also what a machine without any driver says
+_OLD_DRIVER = 35  # cudaErrorInsufficientDriver; a machine without a driver gives it too
 _NO_DEVICE = 100  # cudaErrorNoDevice
 
 
@@ -91,7 +91,7 @@ class Cuda:
 
     @contextmanager
     def capture(self) -> Iterator[Captured]:
-        """Record what the body asks of the stream, without doing it, as a graph to launch.
+        """Record the body's work on the stream as a graph to launch. The work itself is not done.
 
         Raises:
             VcutError: something in the body cannot be captured.
@@ -111,7 +111,7 @@ class Cuda:
             self._call("cudaGraphDestroy", graph)
 
     def launch(self, captured: Captured) -> None:
-        """Do what was captured."""
+        """Run a captured graph."""
         self._call("cudaGraphLaunch", captured.handle, self.stream)
 
     def _device_count(self) -> int:

@@ -1,4 +1,4 @@
-"""Whether engines can run on this GPU with this library, told before anything large is read."""
+"""Tells whether engines can run on this GPU with this library. It reads nothing large."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def describe_target(engines: EngineSet) -> str:
 
 
 def _library_says(bundle: Bundle, engines: EngineSet, library: Library) -> str | None:
-    """Ask ``get_engine_validity``, where the library has it, about the header of one engine."""
+    """Ask the library's ``get_engine_validity``, if it has one, about the header of one engine."""
     trt = library.module
     if not hasattr(trt.Runtime, "get_engine_validity"):
         return None

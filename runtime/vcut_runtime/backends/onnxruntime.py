@@ -145,10 +145,10 @@ class OnnxRuntimeBackend:
 def thread_settings(threads: int | None) -> dict[str, str]:
     """Return session settings for ``threads`` CPU threads, None for ONNX Runtime's own choice.
 
-    Each graph's session has threads of its own, which after a run go on spinning on their cores, in the way of the next
-    graph's: alternating full and shallow steps on two cores took half as long again. Where all cores that this process
-    may use are asked for, each thread but the caller's gets one, as ONNX Runtime does where it chooses; otherwise two
-    can end on one core and stay there.
+    Each graph's session has its own threads. After a run they spin on their cores and slow the next graph: alternating
+    full and shallow steps on two cores took half as long again. So spinning stops with the run. If ``threads`` is the
+    number of usable cores, each thread is bound to one core, as ONNX Runtime does by default. Otherwise two threads can
+    end up on one core and stay there.
     """
     settings = {"session.force_spinning_stop": "1"}
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -163,7 +163,7 @@ class TensorRtBackend:
     def run(self, graph: str, inputs: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
         """Ask the GPU to run ``graph`` and return at once; outputs are overwritten by its next run.
 
-        Deep features have one memory for all graphs, where shallow steps find what the last full step wrote.
+        All graphs share one memory for deep features. A full step writes it, and the shallow steps after it read it.
 
         Raises:
             VcutError: TensorRT failed.
@@ -174,7 +174,7 @@ class TensorRtBackend:
         self._enqueue(graph, loaded)
         loaded.runs += 1
         if loaded.runs == 1:
-            self._cuda.synchronize()  # what the first run compiled and allocated counts
+            self._cuda.synchronize()  # the first run compiles and allocates, and that counts
             self._sample_memory()
             if loaded.cache is not None and (note := loaded.cache.keep()):
                 self.notes.append(note)
@@ -201,7 +201,7 @@ class TensorRtBackend:
         return self._free_before - self._least_free
 
     def _decide_low_memory(self, asked: bool | None) -> bool:
-        """Compare what the manifest says the engines need with what is free."""
+        """Compare the memory that the engines need, as the manifest says, with the free memory."""
         engines = self._set.engines.values()
         activation = max(e.activation_bytes for e in engines)
         tensors = [(spec, entry) for entry in engines for spec in (*entry.inputs, *entry.outputs)]
@@ -277,7 +277,7 @@ class TensorRtBackend:
         return loaded
 
     def _check_tensors(self, graph: str, engine: Any, entry: EngineEntry) -> None:
-        """The engine itself must take and give what the manifest says: buffers are sized by the manifest."""
+        """Compare the engine's own tensors with the manifest's, because the manifest sizes the buffers."""
         listed = {spec.name: spec for spec in (*entry.inputs, *entry.outputs)}
         actual = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         kinds = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
@@ -321,7 +321,7 @@ class TensorRtBackend:
                 self._cuda.copy(memory.address, value.address, value.nbytes)
                 loaded.bound[name] = value.serial
         if reshaped:
-            loaded.captured, loaded.runs = None, 0  # what was captured has the old shapes
+            loaded.captured, loaded.runs = None, 0  # the captured graph has the old shapes
             loaded.shapes |= {name: tuple(loaded.context.get_tensor_shape(name)) for name in loaded.outputs}
 
     def _enqueue(self, graph: str, loaded: _Loaded) -> None:
@@ -361,7 +361,7 @@ class TensorRtBackend:
         return self._activation
 
     def _unload(self, graph: str) -> None:
-        """Take an engine's weights off the GPU; where the library cannot do that, the engine goes whole."""
+        """Take an engine's weights off the GPU. If the library cannot do that, drop the whole engine."""
         loaded = self._loaded[graph]
         if not loaded.resident:
             return
@@ -387,13 +387,13 @@ class TensorRtBackend:
         self._least_free = min(self._least_free, self._cuda.memory()[0])
 
     def _failed(self, what: str) -> VcutError:
-        """Say what the library said last, in one line, with what helps."""
+        """Return an error with the library's last message and a fix, on one line."""
         reason = self._errors[-1] if self._errors else "no reason given"
         return VcutError(f"{TITLES[self._library.name]} {what} ({reason}): {advice(reason)}")
 
 
 def _collector(errors: list[str]) -> Log:
-    """Return what a logger calls: it keeps the errors."""
+    """Return a log function that keeps the errors."""
 
     def log(severity: str, message: str) -> None:
         if severity in ("ERROR", "INTERNAL_ERROR"):
@@ -403,7 +403,7 @@ def _collector(errors: list[str]) -> Log:
 
 
 def advice(message: str) -> str:
-    """Return what helps against an error that a TensorRT runtime reports."""
+    """Return a fix for an error that a TensorRT runtime reports."""
     text = message.lower()
     for words, help_text in (
         (("memory", "alloc"), "use --low-memory, or close other programs that use the GPU"),

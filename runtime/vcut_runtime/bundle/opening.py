@@ -1,4 +1,4 @@
-"""Opening a bundle: every check that must pass before anything of it is loaded."""
+"""Opening a bundle: the checks that must pass before any of its files is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers of a UNet in the form that ONNX Runtime's CPU runs fastest; what they compute stays the same."""
+"""Layers of a UNet in the form that ONNX Runtime runs fastest on a CPU. Their results stay the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vcut_export.graphs.rewrites.temporal_decoder import TemporalConv
 
 
 class SplitGEGLU(nn.Module):
-    """diffusers' ``GEGLU`` as two projections: splitting what one made is a copy of a step's largest tensors."""
+    """diffusers' ``GEGLU`` as two projections. Splitting the output of one would copy a step's largest tensors."""
 
     def __init__(self, geglu: Any) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class BlendedResBlock(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, temb: torch.Tensor, image_only_indicator: torch.Tensor
     ) -> torch.Tensor:
-        """Return [B * F, C', h, w] of [B * F, C, h, w]; the time is what the folded projections read."""
+        """Return [B * F, C', h, w] of [B * F, C, h, w]; the folded projections read the time."""
         x = self.spatial_res_block(hidden_states, temb)
         rows, channels, height, width = x.shape
         frames = image_only_indicator.shape[-1]
@@ -119,7 +119,7 @@ class BlendedResBlock(nn.Module):
 
 
 def prefer_cpu_kernels(unet: nn.Module) -> None:
-    """Replace, in place, what a folded UNet has of GEGLU, and of residual blocks and transformers in space and time."""
+    """Replace, in place, a folded UNet's GEGLU layers and its residual blocks and transformers in space and time."""
     from diffusers.models.activations import GEGLU
     from diffusers.models.resnet import SpatioTemporalResBlock
     from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel

@@ -1,9 +1,9 @@
-"""Shallow steps: a UNet whose deep layers gave their features at an earlier step (DeepCache, Ma et al., CVPR 2024).
+"""Shallow steps: a UNet that takes the deep layers' features from an earlier step (DeepCache, Ma et al., CVPR 2024).
 
-What the UNet's last layer takes from the layers before it changes little from step to step. A full step hands it on as
-``deep_features``; a shallow step takes it and computes what is left of the UNet around its outermost skip connection:
-``conv_in``, the last residual block and transformer of the last up block, and ``conv_out``. That is what the
-``DeepCache`` package computes with ``cache_branch_id=0``, and with features of the same step it is the full step.
+The input of the UNet's last layer changes little from step to step. A full step gives it as ``deep_features``. A shallow
+step takes it and computes only the rest of the UNet, around its outermost skip connection: ``conv_in``, the last residual
+block and transformer of the last up block, and ``conv_out``. The ``DeepCache`` package computes the same with
+``cache_branch_id=0``. With features of the same step, the shallow step equals the full step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vcut_export.graphs.rewrites.fold import StepState
 
 
 class _HandsOn(nn.Module):
-    """The layer before the last one, which also writes what it gives to the step being traced."""
+    """The layer before the last one. It also writes its output to the step's state."""
 
     def __init__(self, layer: Any, state: StepState) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class _HandsOn(nn.Module):
 
 
 class _TakesOver(nn.Module):
-    """Stands where the middle block stood, and gives the deep features of an earlier step instead."""
+    """Replaces the middle block: it gives the deep features of an earlier step."""
 
     def __init__(self, state: StepState) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class _TakesOver(nn.Module):
 
 
 def split_unet(unet: Any, state: StepState) -> Any:
-    """Make a folded ``unet`` hand on its deep features, in place; return the shallow UNet that takes them.
+    """Make a folded ``unet`` give its deep features, in place, and return the shallow UNet that takes them.
 
     Both are the same modules under the same names, so that their graphs share weights.
     """
@@ -63,14 +63,14 @@ def split_unet(unet: Any, state: StepState) -> Any:
 
 
 def _last_of(layers: Any, last: Any = None) -> nn.ModuleList:
-    """A list of the last of ``layers`` alone, or of what takes its place, under its name."""
+    """Return a list of the last of ``layers`` alone, or of its replacement, under its name."""
     result = nn.ModuleList()
     result.add_module(str(len(layers) - 1), layers[-1] if last is None else last)
     return result
 
 
 def _with_modules(module: Any, **modules: nn.Module) -> Any:
-    """A copy of ``module`` with other children, sharing all that it keeps."""
+    """Return a copy of ``module`` with other children. It shares everything else."""
     result = copy.copy(module)
     result._modules = {**module._modules, **modules}
     return result

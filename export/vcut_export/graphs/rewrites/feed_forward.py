@@ -1,4 +1,4 @@
-"""Feed-forwards that take large inputs in parts: a step's memory peak, lowered without changing what it computes."""
+"""Feed-forwards that take large inputs in parts. This lowers a step's memory peak and changes no result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class ChunkedFeedForward(nn.Module):
-    """diffusers' ``FeedForward``, large inputs in several parts: its [rows, 8C] projection is a step's memory peak.
+    """diffusers' ``FeedForward`` on parts of large inputs: its [rows, 8C] projection is a step's memory peak.
 
     Rows do not depend on each other, so the arithmetic is the same. How many parts follows from the traced shape: at
     576x1024 four at the first level and two at the second, which takes a third off a guided step's activation memory.
@@ -23,7 +23,7 @@ class ChunkedFeedForward(nn.Module):
         self.width = feed_forward.net[0].proj.out_features
 
     def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        """Return what the whole feed-forward makes of ``hidden_states`` [..., C]."""
+        """Return the whole feed-forward's output for ``hidden_states`` [..., C]."""
         rows = hidden_states.numel() // hidden_states.shape[-1]
         parts = -(-rows * self.width * hidden_states.element_size() // self.LIMIT)
         if parts == 1:

@@ -1,13 +1,13 @@
-"""Fold what the UNet recomputes at every step although it never changes.
+"""Fold the parts of the UNet that never change although it computes them at every step.
 
 SVD conditions on one CLIP image embedding ``e``. A cross-attention with a single key has a softmax of 1, so its output
 is ``W_out (W_v e) + b_out`` for every query: a vector per block, the *SCA bias* (VCUT paper, III-C and III-D). Folding
 spatial cross-attention (SCA) this way is exact. Temporal cross-attention (TCA) sees the same key: ``remove`` drops it
 (the paper's method), ``fold`` keeps its constant, exactly.
 
-Two more constants go with them, exact as well: the frame position embedding (an MLP of ``arange(frames)``, 99 M of
-SVD-XT's parameters) becomes a table, and the learned space/time blend becomes a number. And one thing is computed once
-instead of for every frame: the time embedding, which is the same for all frames and for both rows of guidance.
+Two more things are constant, and folding them is exact too: the frame position embedding (an MLP of
+``arange(frames)``, 99 M of SVD-XT's parameters) becomes a table, and the learned space/time blend becomes a number. The
+time embedding is the same for all frames and for both rows of guidance, so it is computed once instead of per frame.
 """
 
 from __future__ import annotations
@@ -171,10 +171,10 @@ def project_cross_attention(unet: nn.Module, tca: Tca) -> Projection:
 
 
 def fold(unet: nn.Module, projection: Projection, frames: int) -> StepState:
-    """Replace, in place, all that ``projection`` and at most ``frames`` frames make constant; return what it reads now.
+    """Replace, in place, the layers that ``projection`` and at most ``frames`` frames make constant.
 
-    A cross-attention without a slice in ``projection`` is removed. Afterwards the UNet accepts any
-    ``encoder_hidden_states`` and ignores its values.
+    A cross-attention without a slice in ``projection`` is removed. Afterwards the UNet ignores the values of
+    ``encoder_hidden_states``. It reads its bias and time from the returned state.
     """
     state = StepState()
     where = {(s.kind, s.block): s for s in projection.slices}

@@ -1,10 +1,10 @@
-"""The VAE's temporal decoder, rearranged to take less memory; what it computes stays the same.
+"""The VAE's temporal decoder, rearranged to take less memory. Its results stay the same.
 
-Its peak is at the last level, whose tensors have the size of the frames: 302 MB each for a frame's 256 channels at
-576x1024. Three things lower it, from 917 to 480 MB a frame: the residual and the learned blend around a temporal block
-become one addition; temporal convolutions run on [1, C, n, h*w]; and, if asked for, the last level's upsampling and
-first spatial block, which look at one frame at a time anyway, take a few frames at a time, so that 256 channels are
-never there for all of them. TensorRT-RTX's packing is sensitive to how this is written: measure after a change.
+Its memory peak is at the last level, whose tensors have the size of the frames: 302 MB for the 256 channels of a frame
+at 576x1024. Three changes lower the peak from 917 to 480 MB a frame. The residual and the learned blend around a temporal
+block become one addition. Temporal convolutions run on [1, C, n, h*w]. On request, the last level's upsampling and first
+spatial block take a few frames at a time, because they look at one frame at a time anyway. TensorRT-RTX's memory packing
+is sensitive to how this is written: measure after a change.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class SpaceTimeBlock(nn.Module):
         super().__init__()
         temporal = block.temporal_res_block
         if temporal.time_emb_proj is not None or temporal.conv_shortcut is not None:
-            raise ValueError("a temporal block with a time embedding or a shortcut is no VAE decoder's: check the VAE")
+            raise ValueError(
+                "a temporal block with a time embedding or a shortcut does not belong in a VAE decoder: check the VAE"
+            )
         self.enter = enter  # what the level begins with: the upsampling before it
         self.spatial_res_block = block.spatial_res_block
         self.temporal_res_block: Any = temporal
