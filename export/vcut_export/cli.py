@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from vcut_engines.options import EngineOptions
 
 from vcut_engines import build, choose_target
 from vcut_engines import summary as engine_summary
 from vcut_engines.cli import show
+from vcut_engines.options import EngineOptions
 from vcut_export.exporter import export_plan, plan_export, summary
 from vcut_export.options import ExportOptions
 from vcut_runtime.command_options import takes_options

@@ -1,9 +1,9 @@
 """Shallow steps: a UNet that takes the deep layers' features from an earlier step (DeepCache, Ma et al., CVPR 2024).
 
-The input of the UNet's last layer changes little from step to step. A full step gives it as ``deep_features``. A shallow
-step takes it and computes only the rest of the UNet, around its outermost skip connection: ``conv_in``, the last residual
-block and transformer of the last up block, and ``conv_out``. The ``DeepCache`` package computes the same with
-``cache_branch_id=0``. With features of the same step, the shallow step equals the full step.
+The input of the UNet's last layer changes little from step to step. A full step gives it as ``deep_features``. A
+shallow step takes it and computes only the rest of the UNet, around its outermost skip connection: ``conv_in``, the
+last residual block and transformer of the last up block, and ``conv_out``. The ``DeepCache`` package computes the
+same with ``cache_branch_id=0``. With features of the same step, the shallow step equals the full step.
 """
 
 from __future__ import annotations

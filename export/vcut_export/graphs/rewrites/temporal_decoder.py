@@ -1,10 +1,10 @@
 """The VAE's temporal decoder, rearranged to take less memory. Its results stay the same.
 
-Its memory peak is at the last level, whose tensors have the size of the frames: 302 MB for the 256 channels of a frame
-at 576x1024. Three changes lower the peak from 917 to 480 MB a frame. The residual and the learned blend around a temporal
-block become one addition. Temporal convolutions run on [1, C, n, h*w]. On request, the last level's upsampling and first
-spatial block take a few frames at a time, because they look at one frame at a time anyway. TensorRT-RTX's memory packing
-is sensitive to how this is written: measure after a change.
+Its memory peak is at the last level, whose tensors have the size of the frames: 302 MB for the 256 channels of a
+frame at 576x1024. Three changes lower the peak from 917 to 480 MB a frame. The residual and the learned blend around
+a temporal block become one addition. Temporal convolutions run on [1, C, n, h*w]. On request, the last level's
+upsampling and first spatial block take a few frames at a time, because they look at one frame at a time anyway.
+TensorRT-RTX's memory packing is sensitive to how this is written: measure after a change.
 """
 
 from __future__ import annotations
