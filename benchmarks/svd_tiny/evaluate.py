@@ -1,6 +1,6 @@
 """What the trained `svd-tiny` does on clips of held-out photographs: motion, guidance, what leaving parts out costs.
 
-    python -m vcut_bench.tiny.evaluate FOLDED REMOVED [--clips 36] [--jobs 2] [-o RESULT.json]
+    python -m svd_tiny.evaluate FOLDED REMOVED [--clips 36] [--jobs 2] [-o RESULT.json]
 
 FOLDED and REMOVED are bundles of `svd-tiny` exported with ``--tca fold`` and ``--tca remove``. Every clip's first frame
 is animated with the clip's own ``motion_bucket_id`` and fps, from the same noise under every setting, and compared with
@@ -21,12 +21,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from svd_tiny.clips import FASTEST, clip
+from svd_tiny.photos import names
+from svd_tiny.train_vae import pixels
 from vcut_bench import metrics
 from vcut_bench.compiled import Setting, open_bundles, sweep
 from vcut_bench.provenance import about, provenance, save
-from vcut_bench.tiny.clips import FASTEST, clip
-from vcut_bench.tiny.photos import names
-from vcut_bench.tiny.train_vae import pixels
 from vcut_runtime import Pipeline
 from vcut_runtime.errors import UsageError
 
@@ -95,7 +95,7 @@ def evaluate(
             curves.append({"model": kind.name, "cut_step": cut, **_summary(own), "frechet": frechet(own, truth)})
     return {
         "benchmark": "tiny",
-        **provenance("vcut_bench.tiny.evaluate"),
+        **provenance("svd_tiny.evaluate"),
         **about(manifest),
         "steps": manifest.steps,
         "clips": clips,
@@ -289,4 +289,4 @@ if __name__ == "__main__":
 
     _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     _app.command()(main)
-    run_app(_app, "vcut_bench.tiny.evaluate")
+    run_app(_app, "svd_tiny.evaluate")

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vcut_bench.tiny import clips
-from vcut_bench.tiny.model import FRAMES, build
-from vcut_bench.tiny.start import start_vae
-from vcut_bench.tiny.state import Training
+from svd_tiny import clips
+from svd_tiny.model import FRAMES, build
+from svd_tiny.start import start_vae
+from svd_tiny.state import Training
 
 BATCH = 4  # single frames; whole, since the start fits this size
 KL = 1e-6

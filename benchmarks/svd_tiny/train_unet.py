@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vcut_bench.tiny import clips
-from vcut_bench.tiny.model import build, image_embedding
-from vcut_bench.tiny.start import start_unet
-from vcut_bench.tiny.state import Training
-from vcut_bench.tiny.train_vae import pixels
+from svd_tiny import clips
+from svd_tiny.model import build, image_embedding
+from svd_tiny.start import start_unet
+from svd_tiny.state import Training
+from svd_tiny.train_vae import pixels
 
 BATCH = 4  # of each process
 REPLAY, FIRST, FRESH = 4096, 128, 2  # clips kept, made before the first step, and the steps between two new ones

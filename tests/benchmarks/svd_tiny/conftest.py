@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vcut_bench.tiny import photos
+from svd_tiny import photos
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vcut_bench.tiny import clips
-from vcut_bench.tiny.model import FRAMES, build, configs
-from vcut_bench.tiny.start import start_unet, start_vae
-from vcut_bench.tiny.train_vae import pixels, psnr
+from svd_tiny import clips
+from svd_tiny.model import FRAMES, build, configs
+from svd_tiny.start import start_unet, start_vae
+from svd_tiny.train_vae import pixels, psnr
 
 
 @pytest.fixture

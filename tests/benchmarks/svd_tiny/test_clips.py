@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vcut_bench.tiny import clips
-from vcut_bench.tiny.model import FRAMES, HEIGHT, WIDTH
+from svd_tiny import clips
+from svd_tiny.model import FRAMES, HEIGHT, WIDTH
 
 
 def change(frames: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """Train `svd-tiny` as SVD was trained, in two parts that can stop at any time and go on with the same command.
 
-    python -m vcut_bench.tiny.train --work WORK [--output FOLDER] [--vae-steps 1700] [--unet-steps 2500] [--processes 2]
+    python -m svd_tiny.train --work WORK [--output FOLDER] [--vae-steps 1700] [--unet-steps 2500] [--processes 2]
 
 WORK keeps what goes on, and the logs ``vae.jsonl`` and ``unet.jsonl`` with the curves; FOLDER becomes a diffusers
 checkpoint with fp16 weights, which every command takes as ``--model FOLDER``. The photographs come from packages, see
@@ -37,9 +37,9 @@ def train(
     """
     from torch import multiprocessing
 
-    from vcut_bench.tiny.photos import PHOTOS, load
-    from vcut_bench.tiny.train_unet import train_unet
-    from vcut_bench.tiny.train_vae import latent_scale, train_vae
+    from svd_tiny.photos import PHOTOS, load
+    from svd_tiny.train_unet import train_unet
+    from svd_tiny.train_vae import latent_scale, train_vae
 
     for photo in PHOTOS:
         load(photo.name)  # what is missing is said at once
@@ -67,7 +67,7 @@ def _train_unet(
     import torch
     import torch.distributed as dist
 
-    from vcut_bench.tiny.train_unet import train_unet
+    from svd_tiny.train_unet import train_unet
 
     torch.set_num_threads(1)
     keep_memory()
@@ -82,7 +82,7 @@ def write_checkpoint(output: Path, components: dict[str, torch.nn.Module], scale
     from diffusers import StableVideoDiffusionPipeline
     from transformers import CLIPImageProcessor
 
-    from vcut_bench.tiny.model import configs, scheduler
+    from svd_tiny.model import configs, scheduler
 
     parts: dict[str, Any] = dict(components)
     parts["vae"].register_to_config(scaling_factor=scale)
@@ -113,4 +113,4 @@ if __name__ == "__main__":
 
     _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     _app.command()(main)
-    run_app(_app, "vcut_bench.tiny.train")
+    run_app(_app, "svd_tiny.train")

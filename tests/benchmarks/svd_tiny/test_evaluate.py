@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from svd_tiny import evaluate
+from svd_tiny.clips import clip
 from vcut_bench import plots, tables
-from vcut_bench.tiny import evaluate
-from vcut_bench.tiny.clips import clip
 from vcut_runtime.errors import UsageError
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from vcut_bench.tiny import photos
-from vcut_bench.tiny.model import FRAMES, HEIGHT, WIDTH
-from vcut_bench.tiny.photos import Split
+from svd_tiny import photos
+from svd_tiny.model import FRAMES, HEIGHT, WIDTH
+from svd_tiny.photos import Split
 
 FASTEST = 1.0  # mean displacement in pixels per frame that is motion_bucket_id 255
 FPS = (5, 6, 7, 8)

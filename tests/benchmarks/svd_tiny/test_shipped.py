@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from vcut_bench.tiny import clips
-from vcut_bench.tiny.model import FRAMES, HEIGHT, WIDTH, configs
-from vcut_bench.tiny.photos import PHOTOS
-from vcut_bench.tiny.train_unet import collate, example, v_loss
-from vcut_bench.tiny.train_vae import pixels, psnr
+from svd_tiny import clips
+from svd_tiny.model import FRAMES, HEIGHT, WIDTH, configs
+from svd_tiny.photos import PHOTOS
+from svd_tiny.train_unet import collate, example, v_loss
+from svd_tiny.train_vae import pixels, psnr
 from vcut_export import resolve, weights
 from vcut_export.checkpoint import CONFIG_FILES, Checkpoint
 

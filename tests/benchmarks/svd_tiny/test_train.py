@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from vcut_bench.tiny import photos
-from vcut_bench.tiny.model import FRAMES, build, configs
-from vcut_bench.tiny.state import Training
-from vcut_bench.tiny.train import train, write_checkpoint
-from vcut_bench.tiny.train_unet import Batch, Quick, draw_sigmas, v_loss
+from svd_tiny import photos
+from svd_tiny.model import FRAMES, build, configs
+from svd_tiny.state import Training
+from svd_tiny.train import train, write_checkpoint
+from svd_tiny.train_unet import Batch, Quick, draw_sigmas, v_loss
 from vcut_runtime.errors import UsageError
 
 
@@ -137,7 +137,7 @@ def test_the_quick_unet_is_diffusers(batch: Batch) -> None:
 
 def test_v_is_what_the_scheduler_makes_of_it(batch: Batch) -> None:
     """A UNet that knows the noise has no loss, and Euler's step takes its v to the clean latents."""
-    from vcut_bench.tiny.model import scheduler
+    from svd_tiny.model import scheduler
 
     euler = scheduler()
     euler.set_timesteps(25)
