@@ -38,6 +38,7 @@ bench: .venv/.installed
 
 tables: .venv/.installed
 	$(BIN)/python -m vcut_bench.results_page
+	$(BIN)/python -m vcut_bench.tiny_numbers
 
 clean:
 	rm -rf .venv $(DEMO)

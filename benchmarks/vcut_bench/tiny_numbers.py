@@ -1,12 +1,27 @@
-"""The tables of a result of svd-tiny's evaluation, which is measured by code outside the package."""
+"""The tables of a result of svd-tiny's evaluation, which code outside the package measures.
+
+    python -m vcut_bench.tiny_numbers
+
+writes the rows that matter into the model's card, ``export/vcut_export/svd_tiny/README.md``. They stand between the
+lines ``<!-- results: tiny-cpu -->`` and ``<!-- end -->``.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vcut_bench.metrics import MAX_PSNR
-from vcut_bench.numbers import Numbers
+from vcut_bench.numbers import Numbers, markdown
+from vcut_bench.results import load, origin, reading
+from vcut_bench.results_page import RESULTS, newest
+
+CARD = Path(__file__).parents[2] / "export/vcut_export/svd_tiny/README.md"
+# The cut steps that the card shows, by model.
+_ON_THE_CARD = {"TCA folded": ("none", 2, 10, 17, 20), "TCA removed": ("none", 17), "SCA zeroed": ("none", 17)}
+_PLACE = re.compile(r"(<!-- results: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # Metric, head of its column, and digits.
 _COLUMNS = (
@@ -52,6 +67,26 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     ]
 
 
+def fill_card(card: str, results: Path = RESULTS) -> str:
+    """Return the model's card with the tables of the newest result between its markers.
+
+    Raises:
+        UsageError: there is no such result, or it is damaged.
+    """
+
+    def section(match: re.Match[str]) -> str:
+        path = newest(match[2], results)
+        result = load(path)
+        with reading(path):
+            curves = [c for c in result["curves"] if c["cut_step"] in _ON_THE_CARD.get(c["model"], ())]
+            facts = origin(result)
+            measured = f"*Measured:* {'; '.join(facts[name] for name in ('size', 'device', 'versions', 'date'))}"
+            parts = [*map(markdown, numbers({**result, "curves": curves})), measured]
+        return match[1] + "\n\n".join(parts) + "\n" + match[3]
+
+    return _PLACE.sub(section, card)
+
+
 def _cells(row: Mapping[str, Any]) -> list[str]:
     cells = []
     for name, _, digits in _COLUMNS:
@@ -60,3 +95,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         cells.append("" if equal else f"{value['mean']:.{digits}f} ± {value['std']:.{digits}f}")
     distance = row.get("frechet")
     return [*cells, f"{distance['mean']:.2f} ({distance['low']:.2f} to {distance['high']:.2f})" if distance else ""]
+
+
+if __name__ == "__main__":
+    CARD.write_text(fill_card(CARD.read_text("utf-8")), "utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from svd_tiny import evaluate
 from svd_tiny.clips import clip
-from vcut_bench import plots, tables
 from vcut_runtime.errors import UsageError
 
 
@@ -54,56 +52,3 @@ def test_gradient_falls_with_blur() -> None:
 def test_both_kinds_of_bundle_are_wanted(small_bundle: Path) -> None:
     with pytest.raises(UsageError, match="--tca fold and --tca remove"):
         evaluate.evaluate([small_bundle])
-
-
-def test_a_result_becomes_tables_and_figures(tmp_path: Path) -> None:
-    def point(mean: float) -> dict[str, float]:
-        return {"mean": mean, "std": 2.0, "n": 4, "low": mean - 1, "high": mean + 1}
-
-    truth = {
-        "full_psnr": 100.0,
-        "truth_psnr": 100.0,
-        "input_psnr": 100.0,
-        "consistency": 32.0,
-        "flow": 0.4,
-        "detail": 1,
-    }
-    found = {
-        "full_psnr": 100.0,
-        "truth_psnr": 20.0,
-        "input_psnr": 26.0,
-        "consistency": 30.0,
-        "flow": 0.5,
-        "detail": 0.9,
-    }
-    cut = {**found, "full_psnr": 35.0}
-    frechet = {"mean": 3.0, "low": 2.0, "high": 4.0}
-    result = {
-        "benchmark": "tiny",
-        **dict.fromkeys(("model", "precision", "device", "date", "command"), "x"),
-        "versions": {},
-        "shape": {"frames": 12, "height": 72, "width": 96},
-        "steps": 25,
-        "clips": 4,
-        "photographs": ["coffee"],
-        "curves": [
-            {"model": model, "cut_step": c, "frechet": frechet, **{name: point(value) for name, value in row.items()}}
-            for model in ("TCA folded", "TCA removed")
-            for c, row in ((None, found), (17, cut))
-        ],
-        "truth": {name: point(value) for name, value in truth.items()},
-        "motion": [
-            {"motion_bucket_id": b, "displacement": b / 255, "flow": point(b / 255), "change": point(1.0)}
-            for b in (0, 128, 255)
-        ],
-    }
-    (tmp_path / "tiny.json").write_text(json.dumps(result))
-    text = tables.fill("<!-- results: tiny.json -->\n<!-- end -->", tmp_path)
-    cells = "20.0 ± 2.0 | 26.0 ± 2.0 | 30.0 ± 2.0 | 0.50 ± 2.00 | 0.90 ± 2.00 | 3.00 (2.00 to 4.00) |"
-    assert f"| TCA folded | none |  | {cells}\n" in text
-    assert f"| TCA removed | 17 | 35.0 ± 2.0 | {cells}\n" in text
-    assert "| optical flow | 0.00 | 0.50 | 1.00 |" in text
-    figures = plots.plots(result)
-    assert figures[-1].title == "Motion against motion_bucket_id"
-    assert ["TCA folded", "none", "3", "2 to 4"] in [list(row) for row in figures[0].rows]
-    assert not any(row[1] == "none" for figure in figures if "never cut" in figure.title for row in figure.rows)
