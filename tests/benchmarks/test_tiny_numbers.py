@@ -54,10 +54,10 @@ def test_a_result_becomes_two_tables() -> None:
 
 def test_the_card_shows_the_rows_that_matter(tmp_path: Path) -> None:
     (tmp_path / "tiny-2026-01-02.json").write_text(json.dumps(result()))
-    text = fill_card("before\n<!-- results: tiny -->\nold\n<!-- end -->\nafter", tmp_path)
+    text = fill_card("before\n<!-- results: tiny -->\nstale\n<!-- end -->\nafter", tmp_path)
     assert text.startswith("before\n<!-- results: tiny -->\n**")
     assert text.endswith("\n<!-- end -->\nafter")
-    assert "old" not in text
+    assert "stale" not in text
     assert "12 frames of 72x96" in text
     assert "| TCA folded | none |" in text
     assert "| TCA removed | 17 | 35.0 ± 2.0 |" in text
