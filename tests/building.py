@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from vcut_engines import BuildResult
 from vcut_engines import build as build_engines
+from vcut_engines.compile import CompiledEngine, EngineJob
 from vcut_runtime import VcutError
 from vcut_runtime.bundle import sha256
 
@@ -35,3 +37,16 @@ def one_line(bundle: Path, kind: type[VcutError] = VcutError, **options: Any) ->
     assert len(message.splitlines()) == 1
     assert content(bundle) == before
     return message
+
+
+def build_at_once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let builds take no time: an engine is a text. Returns the graphs built so far."""
+    done: list[str] = []
+
+    def compiled(job: EngineJob, **_: Any) -> CompiledEngine:
+        done.append(job.graph)
+        Path(job.output).write_text(f"{job.graph} for {job.recipe.compute_capability}, attempt {len(done)}")
+        return CompiledEngine(activation_bytes=1, weight_bytes=1, layers=1)
+
+    monkeypatch.setattr(sys.modules["vcut_engines.build"], "compile_in_process", compiled)
+    return done

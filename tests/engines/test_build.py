@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from building import GRAPHS, PORTABLE, build, content, one_line
+from building import GRAPHS, PORTABLE, build, build_at_once, content, one_line
 from vcut_engines import BuildResult
 from vcut_engines.compile import CompiledEngine, EngineJob
 from vcut_runtime import BundleError, Pipeline, UsageError, VcutError, open_bundle
@@ -84,16 +84,8 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Builds take no time: the engine is a text. Returns the graphs built so far."""
-    done: list[str] = []
-
-    def compiled(job: EngineJob, **_: Any) -> CompiledEngine:
-        done.append(job.graph)
-        Path(job.output).write_text(f"{job.graph} for {job.recipe.compute_capability}, attempt {len(done)}")
-        return CompiledEngine(activation_bytes=1, weight_bytes=1, layers=1)
-
-    monkeypatch.setattr(module, "compile_in_process", compiled)
-    return done
+    """Builds take no time. The graphs built so far."""
+    return build_at_once(monkeypatch)
 
 
 def test_four_engines_and_a_manifest_that_agrees_with_them(first: Built, small_bundle: Path) -> None:

@@ -12,12 +12,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from building import GRAPHS, build, content, one_line
+from building import GRAPHS, build, build_at_once, content, one_line
 from vcut_engines.builder_process import Done, Failed, Phase
 from vcut_engines.compile import CompiledEngine
 from vcut_runtime import VcutError
 
 module: Any = sys.modules["vcut_engines.build"]  # the package's name for it is the function's
+
+
+@pytest.fixture
+def built(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle with engines."""
+    with monkeypatch.context() as inner:
+        build_at_once(inner)
+        build(bundle_copy)
+    return bundle_copy
 
 
 def damage_after_the_check(monkeypatch: pytest.MonkeyPatch, graph: str, data: bytes) -> None:
