@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from vcut_bench import paper
 from vcut_bench.compiled import distinct_intervals, setting_name
@@ -150,8 +151,10 @@ def macs_command(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="svd, svd-xt, svd-xt-1.1, svd-tiny, a diffusers folder or a hub id; repeat for several. "
-            "[default: the whole family]"
+            help=escape(
+                "svd, svd-xt, svd-xt-1.1, svd-tiny, a diffusers folder or a hub id; repeat for several. "
+                "[default: the whole family]"
+            )
         ),
     ] = None,
     output: Annotated[Path | None, OUTPUT] = None,

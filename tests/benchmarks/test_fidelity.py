@@ -57,13 +57,13 @@ def result(small_bundle: Path, small_checkpoint: Path, images: Path, kept: Path)
     return measure(small_bundle, small_checkpoint, images, kept)
 
 
-def curve(result: dict[str, Any], tca: str, bias: str = "mean") -> dict[int | None, dict[str, Any]]:
+def curve(result: dict[str, Any], tca: str, bias: str = "mean") -> dict[int | str, dict[str, Any]]:
     own = [c for c in result["curves"] if (c["tca"], c["quality_bias"]) == (tca, bias)]
     return {c["cut_step"]: c for c in own}
 
 
 def test_folded_and_never_cut_is_diffusers(result: dict[str, Any]) -> None:
-    never = curve(result, "fold")[None]
+    never = curve(result, "fold")["none"]
     assert never["psnr"]["mean"] - never["psnr"]["std"] >= 50
     assert never["ssim"]["mean"] > 0.999
     assert never["temporal"]["mean"] < 1
@@ -74,7 +74,7 @@ def test_every_setting_is_a_point_of_its_curve(result: dict[str, Any]) -> None:
     assert result["benchmark"] == "fidelity"
     for tca in ("remove", "fold"):
         for bias in ("mean", "cond"):
-            assert list(curve(result, tca, bias)) == [None, *CUTS]
+            assert list(curve(result, tca, bias)) == ["none", *CUTS]
     for point in result["curves"]:
         assert point["psnr"]["n"] == 4  # two images, two seeds
         assert point["psnr"]["low"] <= point["psnr"]["mean"] <= point["psnr"]["high"]
@@ -83,24 +83,25 @@ def test_every_setting_is_a_point_of_its_curve(result: dict[str, Any]) -> None:
 def test_what_differs_from_diffusers_shows(result: dict[str, Any]) -> None:
     """Each approximation costs something: removing TCA, cutting, and the bias that is averaged."""
     fold, remove = curve(result, "fold"), curve(result, "remove")
-    assert remove[None]["psnr"]["mean"] < fold[None]["psnr"]["mean"] - 5
+    assert remove["none"]["psnr"]["mean"] < fold["none"]["psnr"]["mean"] - 5
     for cut in CUTS:
-        assert fold[cut]["psnr"]["mean"] < fold[None]["psnr"]["mean"] - 5
-        assert fold[cut]["temporal"]["mean"] > fold[None]["temporal"]["mean"]
+        assert fold[cut]["psnr"]["mean"] < fold["none"]["psnr"]["mean"] - 5
+        assert fold[cut]["temporal"]["mean"] > fold["none"]["temporal"]["mean"]
         assert fold[cut]["psnr"]["mean"] != curve(result, "fold", "cond")[cut]["psnr"]["mean"]
     assert fold[1]["psnr"]["mean"] < fold[3]["psnr"]["mean"]
-    assert remove[None] != curve(result, "remove", "cond")[1]
-    assert curve(result, "remove", "cond")[None] | {"quality_bias": "mean"} == remove[None]  # nothing to tell apart
+    assert remove["none"] != curve(result, "remove", "cond")[1]
+    assert curve(result, "remove", "cond")["none"] | {"quality_bias": "mean"} == remove["none"]  # nothing to tell apart
 
 
 def test_the_monotone_claim_is_the_datas(result: dict[str, Any]) -> None:
     for claim in result["monotone"]:
-        means = [c["psnr"]["mean"] for cut, c in curve(result, claim["tca"], claim["quality_bias"]).items() if cut]
+        points = curve(result, claim["tca"], claim["quality_bias"])
+        means = [point["psnr"]["mean"] for cut, point in points.items() if cut != "none"]
         assert claim["psnr_rises_with_cut_step"] == (means == sorted(means))
         assert bool(claim["falls_at"]) != claim["psnr_rises_with_cut_step"]
     points = [
         {"tca": "fold", "quality_bias": "mean", "cut_step": cut, "psnr": {"mean": mean}}
-        for cut, mean in ((None, 60), (10, 20), (11, 22), (12, 21), (13, 30))
+        for cut, mean in (("none", 60), (10, 20), (11, 22), (12, 21), (13, 30))
     ]
     assert fidelity.monotone(points)[0]["falls_at"] == [12]
 
@@ -112,8 +113,8 @@ def test_shared_first_steps_change_nothing(small_bundle: Path, images: Path) -> 
     pixels = work.load_input(work.find_images(images)[0], m.height, m.width, "crop").pixels
     noise, latents = reference.draw(m, 7)
     for (bias, cut), frames in compiled.sweep(pipeline, pixels, 7, [("mean", 3), ("cond", 1), (None, None)], 4):
-        options: Any = {} if bias is None else {"quality_bias": bias}
-        whole = pipeline(pixels, cut_step=cut, num_inference_steps=4, latents=latents, noise=noise, **options)
+        options: Any = {"cut_step": "none"} if bias is None else {"cut_step": cut, "quality_bias": bias}
+        whole = pipeline(pixels, num_inference_steps=4, latents=latents, noise=noise, **options)
         np.testing.assert_array_equal(frames, whole.frames)
 
 
@@ -121,21 +122,21 @@ def test_a_cache_interval_is_every_videos(
     deep_bundle: Path, small_bundle: Path, small_checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"reference": str(small_checkpoint), "backend": "onnxruntime-cpu", "cut_steps": [5]}
-    found = {
+    measured = {
         interval: fidelity.measure([deep_bundle], images, cache_interval=interval, work=tmp_path / "work", **options)
         for interval in (1, 3)
     }
-    assert found[3]["cache_interval"] == 3
-    for exact, cached in zip(found[1]["curves"], found[3]["curves"], strict=True):
+    assert measured[3]["cache_interval"] == 3
+    for exact, cached in zip(measured[1]["curves"], measured[3]["curves"], strict=True):
         assert cached["psnr"]["mean"] != exact["psnr"]["mean"]
-    (table,) = fidelity.numbers(found[3])
+    (table,) = fidelity.numbers(measured[3])
     assert table.title.endswith("cache interval 3")
     assert "2 images x 1 seeds" in table.note
-    for bundle, interval, words in ((small_bundle, 2, "export them with --deep-cache"), (deep_bundle, 0, "below 1")):
+    for bundle, interval, words in ((small_bundle, 2, "export them with --deep-cache"), (deep_bundle, 0, "at least 1")):
         with pytest.raises(UsageError, match=words):
             fidelity.measure([bundle], images, cache_interval=interval, **options)
     folded = fidelity.measure([deep_bundle], images, tca=["fold"], cache_interval=3, work=tmp_path / "work", **options)
-    assert folded["curves"][0]["psnr"]["mean"] > found[3]["curves"][0]["psnr"]["mean"]  # compiled with shallow steps
+    assert folded["curves"][0]["psnr"]["mean"] > measured[3]["curves"][0]["psnr"]["mean"]  # compiled with shallow steps
 
 
 def test_a_start_needs_its_latents(small_bundle: Path, images: Path) -> None:
@@ -246,7 +247,7 @@ def test_other_models_are_refused(small_bundle: Path, small_checkpoint: Path, im
         ({"quality_bias": ["median"]}, "unknown --quality-bias 'median'"),
         ({"quality_bias": []}, "unknown --quality-bias"),
         ({"cut_steps": [9]}, "cut step 9 is outside 1..5"),
-        ({"seeds": 0}, "--seeds"),
+        ({"seeds": 0}, "seeds is 0: give at least 1"),
         ({"fit": "squeeze"}, "unknown fit"),
         ({"work": __file__}, "is a file"),
         ({"work": Path(__file__).parent}, "holds other files"),
@@ -290,27 +291,26 @@ def test_bundles_that_do_not_belong_together(
         compiled.open_bundles([small_bundle, small_bundle])
     with pytest.raises(UsageError, match="name one"):
         compiled.open_bundles([])
-    changed = edit_manifest(lambda m: m.update(tca="fold", steps=9))
+
+    def change(manifest: dict) -> None:
+        manifest["tca"] = "fold"
+        manifest["schedules"]["vcut"].pop()
+
+    changed = edit_manifest(change)
     with pytest.raises(UsageError, match="differ in their steps"):
         compiled.open_bundles([small_bundle, changed])
 
 
-def test_cut_steps_as_text() -> None:
-    assert compiled.parse_cut_steps("none, 10..12,17") == [10, 11, 12, 17]
-    assert compiled.parse_cut_steps("none") == []
+def test_the_default_cut_steps_are_those_of_25_steps_in_proportion() -> None:
     assert compiled.default_cut_steps(25) == list(range(10, 25))
     assert compiled.default_cut_steps(1) == [1]
-    for text in ("a", "1-2", "..3", "-1", "3..", "1..2..3"):
-        with pytest.raises(UsageError, match="no list of steps"):
-            compiled.parse_cut_steps(text)
 
 
 def test_the_table_shows_every_point(result: dict[str, Any]) -> None:
     (table,) = fidelity.numbers(result)
     assert len(table.rows) == 1 + len(result["curves"])
     for row, point in zip(table.rows[1:], result["curves"], strict=True):
-        cut = "none" if point["cut_step"] is None else str(point["cut_step"])
-        assert row[:3] == [f"TCA {point['tca']}", point["quality_bias"], cut]
+        assert row[:3] == [f"TCA {point['tca']}", point["quality_bias"], str(point["cut_step"])]
         assert row[3] == f"{point['psnr']['mean']:.1f} ± {point['psnr']['std']:.1f}"
     falls = {claim["tca"]: claim["falls_at"] for claim in result["monotone"] if claim["quality_bias"] == "mean"}
     words = {tca: f"not at {', '.join(map(str, at))}" if at else "at every step" for tca, at in falls.items()}
@@ -334,7 +334,7 @@ def test_the_command_prints_json(
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
     assert printed == json.loads(output.read_text())
-    assert [c["cut_step"] for c in printed["curves"]] == [None, 2]
+    assert [c["cut_step"] for c in printed["curves"]] == ["none", 2]
     assert "pip install" in printed["lpips"] or "AlexNet" in printed["lpips"]
     done = CliRunner().invoke(app, [*common, "--cut-steps", "2", "--quiet"])
     assert "PSNR" in done.stdout
