@@ -18,7 +18,7 @@ def build_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
     options: EngineOptions,
     decode_chunk: Annotated[
-        int | None, typer.Option(help="Most frames that the decode engine takes at a time. [default: the bundle's]")
+        int | None, typer.Option(help="Most frames that the decode engine takes at a time; by default the bundle's.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build all engines again.")] = False,
     json: Annotated[bool, JSON] = False,
