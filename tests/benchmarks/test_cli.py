@@ -41,9 +41,9 @@ print(sorted(heavy), file=sys.stderr)
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["macs", "--by", "colour"], "choose block or kind"),
+        (["macs", "--by", "colour"], "choose block, kind"),
         (["macs", "--model", "svd-xtt"], "did you mean svd-xt"),
-        (["macs", "--cut-steps", "soon"], "no number"),
+        (["macs", "--cut-steps", "soon"], "is not a number"),
         (["memory", "/nowhere"], "no bundle"),
         (["report", "/nowhere.json", "-o", "report.html"], "no result"),
     ],
