@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from vcut_bench.fidelity import fidelity_command
+from vcut_bench.fidelity_command import fidelity_command
 from vcut_bench.latency import latency_command
 from vcut_bench.macs import macs_command
 from vcut_bench.memory import memory_command

@@ -14,11 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
-import typer
-from rich.markup import escape
 
 from vcut_bench import metrics
 from vcut_bench.compiled import (
@@ -36,7 +34,6 @@ from vcut_bench.compiled import (
 from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import about, provenance
 from vcut_bench.reference import Reference, diffusers_frames, find_reference
-from vcut_bench.results import OUTPUT, deliver
 from vcut_bench.work import (
     InputImage,
     check_distinct,
@@ -50,11 +47,10 @@ from vcut_bench.work import (
 )
 from vcut_runtime import Bundle
 from vcut_runtime.bundle.manifest import Tca
-from vcut_runtime.command_options import check_choices, check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import check_choices, check_numbers, merge, option
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.images import Fit
 from vcut_runtime.schedule import CutStep, QualityBias, check_cut_step, parse_cut_steps
-from vcut_runtime.terminal import JSON, QUIET, progress_bars
 
 ALONE = ("input_psnr", "motion")  # metrics that diffusers' own videos have too
 METRICS = ("psnr", "ssim", "temporal", "lpips", *ALONE)
@@ -269,64 +265,6 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     if (lpips := str(result.get("lpips", ""))).startswith("skipped"):
         note += f" LPIPS {lpips}"
     return [Numbers(title, ["", "bias", "cut step", *(heads[name] for name in columns)], rows, note)]
-
-
-@takes_options
-def fidelity_command(
-    bundles: Annotated[list[Path], typer.Argument(help="Of one model, one for each --tca.", show_default=False)],
-    images: Annotated[Path, typer.Option(help="Folder of images.", show_default=False)],
-    options: FidelityOptions,
-    vbench: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="INFO.json",
-            help="The paper's metrics instead, through the vbench package: its vbench2_i2v_full_info.json.",
-        ),
-    ] = None,
-    vbench_python: Annotated[
-        Path | None, typer.Option(help=escape("Python of the environment that has vbench. [default: this one]"))
-    ] = None,
-    vbench_all: Annotated[
-        bool, typer.Option("--vbench-all", help="Make the videos of all prompts, not only of those that are scored.")
-    ] = False,
-    output: Annotated[Path | None, OUTPUT] = None,
-    json: Annotated[bool, JSON] = False,
-    quiet: Annotated[bool, QUIET] = False,
-) -> None:
-    """Compare videos with diffusers' own, frame by frame, or by the paper's metrics."""
-    with progress_bars(quiet or json) as progress:
-        if vbench is None:
-            result = measure(bundles, images, options, progress=progress)
-        else:
-            result = _measure_vbench(bundles, images, vbench, options, vbench_python, vbench_all, progress)
-    deliver(result, output, json)
-
-
-def _measure_vbench(
-    bundles: Sequence[Path], images: Path, info: Path, options: FidelityOptions, python: Path | None,
-    all_prompts: bool, progress: Progress,
-) -> dict[str, Any]:  # fmt: skip
-    from vcut_bench import vbench
-
-    if options.tca is not None:
-        raise UsageError("--tca with --vbench is the bundle's: leave it out")
-    biases = options.quality_bias or ["mean"]
-    if len(biases) > 1:
-        raise UsageError("the paper's metrics take one --quality-bias: choose mean or cond")
-    cuts = None if options.cut_steps is None else cast(Any, [cut for cut in options.cut_steps if cut != "none"])
-    same = ("reference", "cache_interval", "first_seed", "steps", "fit", "work", "backend", "threads", "decode_chunk")
-    return vbench.measure(
-        bundles,
-        images,
-        info,
-        quality_bias=biases[0],
-        cut_steps=cuts,
-        seeds=options.seeds or vbench.SEEDS,
-        python=python,
-        all_prompts=all_prompts,
-        progress=progress,
-        **{name: getattr(options, name) for name in same},
-    )
 
 
 def _kept_frames(comparison: Comparison, image: InputImage, seed: int) -> np.ndarray:

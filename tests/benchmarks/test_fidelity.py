@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 import reference as independent
 from vcut_bench import compiled, fidelity, reference, work
-from vcut_runtime import Pipeline, UsageError, VcutError, open_bundle
+from vcut_runtime import Pipeline, UsageError, open_bundle
 
 CUTS = [1, 3]  # of the small bundle's 4 steps
 
@@ -316,27 +315,3 @@ def test_the_table_shows_every_point(result: dict[str, Any]) -> None:
     words = {tca: f"not at {', '.join(map(str, at))}" if at else "at every step" for tca, at in falls.items()}
     assert f"TCA remove, bias mean: {words['remove']}" in table.note
     assert "2 images x 2 seeds" in table.note
-
-
-def test_the_command_prints_json(
-    small_bundle: Path,
-    small_checkpoint: Path,
-    images: Path,
-    tmp_path: Path,
-) -> None:
-    import typer
-
-    app = typer.Typer()
-    app.command()(fidelity.fidelity_command)
-    common = [str(small_bundle), "--images", str(images), "--reference", str(small_checkpoint), "--steps", "2"]
-    output = tmp_path / "result.json"
-    done = CliRunner().invoke(app, [*common, "--cut-steps", "none,2", "--json", "-o", str(output)])
-    assert done.exit_code == 0, done.output
-    printed = json.loads(done.stdout)
-    assert printed == json.loads(output.read_text())
-    assert [c["cut_step"] for c in printed["curves"]] == ["none", 2]
-    assert "pip install" in printed["lpips"] or "AlexNet" in printed["lpips"]
-    done = CliRunner().invoke(app, [*common, "--cut-steps", "2", "--quiet"])
-    assert "PSNR" in done.stdout
-    done = CliRunner().invoke(app, [*common, "--cut-steps", "99"])
-    assert isinstance(done.exception, VcutError)
