@@ -52,28 +52,9 @@ class Plan:
         return self.options.precision
 
     @property
-    def examples(self) -> dict[str, int]:
-        """Sizes to trace free dimensions with: no two the same, none 1, whatever the ranges are."""
-        height, width = 2 * size_multiple(self.checkpoint), 3 * size_multiple(self.checkpoint)
-        factor = self.checkpoint.vae_scale_factor
-        return {"n": 2, "F": 5, "H": height, "W": width, "h": height // factor, "w": width // factor}
-
-    @property
-    def frame_positions(self) -> int:
-        """Rows of the frame position table: the most frames of a video, and at least as many as are traced with."""
-        most = self.geometry.largest.frames
-        return max(most, self.examples["F"]) if "frames" in self.geometry.dynamic else most
-
-    @property
     def decode_overlap(self) -> int:
         """Frames decoded on each side of a seam for context."""
         return 0 if self.geometry.decode_frames is None else decode_context(self.geometry.decode_chunk)
-
-    @property
-    def frames_at_once(self) -> int | None:
-        """Frames that the decoder's last level takes at a time, None for all: a third of a chunk measured least."""
-        frames = self.geometry.decode_frames
-        return None if frames is None else max(1, frames // 3)
 
 
 def make_plan(checkpoint: Checkpoint, options: ExportOptions | None = None) -> Plan:

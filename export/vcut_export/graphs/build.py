@@ -101,7 +101,7 @@ def _others(
     if "decode" in stale:
         with clock("load decoder"):
             vae = weights.load_vae(plan.checkpoint, plan.precision, weights.torch_dtype(plan.precision))
-            module = Decode(vae, plan.frames_at_once)
+            module = Decode(vae, frames_at_once(plan))
         yield "decode", module
 
 
@@ -114,6 +114,12 @@ def _condition(plan: Plan, projection: Projection) -> Condition:
     extractor = plan.checkpoint.configs["feature_extractor"]
     fixed = () if plan.geometry.has_free_size else (plan.geometry.sizes.height, plan.geometry.sizes.width)
     return Condition(encoder, vae, projection, extractor, *fixed)
+
+
+def frames_at_once(plan: Plan) -> int | None:
+    """Return how many frames the decoder's last level takes at a time: a third of a chunk measured least. None: all."""
+    frames = plan.geometry.decode_frames
+    return None if frames is None else max(1, frames // 3)
 
 
 class _Writer:

@@ -13,7 +13,7 @@ from vcut_export.graphs.rewrites.deep_features import split_unet
 from vcut_export.graphs.rewrites.feed_forward import chunk_feed_forwards
 from vcut_export.graphs.rewrites.fold import Projection, fold, project_cross_attention
 from vcut_export.graphs.tracing import GraphSpec
-from vcut_export.plan import Plan
+from vcut_export.plan import Plan, size_multiple
 from vcut_runtime.bundle.graph import GRAPHS, bind
 
 _MODULES = {2: SemanticBinding, 1: QualityImprovement}  # by batch rows
@@ -34,7 +34,7 @@ def fold_steps(unet: Any, plan: Plan) -> FoldedSteps:
     """
     options = plan.options
     projection = project_cross_attention(unet, options.tca)
-    state = fold(unet, projection, plan.frame_positions)
+    state = fold(unet, projection, frame_positions(plan))
     if options.small_gpu:
         chunk_feed_forwards(unet)
     if options.operators == "cpu":
@@ -48,4 +48,17 @@ def fold_steps(unet: Any, plan: Plan) -> FoldedSteps:
 def graph_spec(plan: Plan, name: str, bias_channels: int) -> GraphSpec:
     """Return how the graph ``name`` is traced."""
     graph = bind({**plan.geometry.bound(), "N": bias_channels}, plan.precision)[name]
-    return GraphSpec(name, graph.inputs, graph.outputs, plan.options.operators == "cpu", plan.examples)
+    return GraphSpec(name, graph.inputs, graph.outputs, plan.options.operators == "cpu", trace_sizes(plan))
+
+
+def trace_sizes(plan: Plan) -> dict[str, int]:
+    """Return sizes to trace free dimensions with: no two the same, none 1, whatever the ranges are."""
+    multiple, factor = size_multiple(plan.checkpoint), plan.checkpoint.vae_scale_factor
+    height, width = 2 * multiple, 3 * multiple
+    return {"n": 2, "F": 5, "H": height, "W": width, "h": height // factor, "w": width // factor}
+
+
+def frame_positions(plan: Plan) -> int:
+    """Return the rows of the frame position table: a video's most frames, and at least as many as are traced with."""
+    most = plan.geometry.largest.frames
+    return max(most, trace_sizes(plan)["F"]) if "frames" in plan.geometry.dynamic else most
