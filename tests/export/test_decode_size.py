@@ -16,6 +16,7 @@ from conftest import FP32, Once
 from models import planned
 from vcut_export import export, resolve
 from vcut_export.decode_size import decode_context, default_decode_chunk
+from vcut_export.graphs.build import frames_at_once
 from vcut_runtime import Pipeline, UsageError, open_bundle
 from vcut_runtime.backends import open_backend
 from vcut_runtime.decoding import decode_chunks
@@ -56,7 +57,7 @@ def test_chunks_by_default_have_their_context_and_are_no_larger_than_need_be(
 def test_a_given_decode_chunk() -> None:
     tiny = models.tiny()
     plan = planned(tiny, decode_chunk=5)
-    assert (plan.geometry.decode_frames, plan.decode_overlap, plan.frames_at_once) == (5, 1, 1)
+    assert (plan.geometry.decode_frames, plan.decode_overlap, frames_at_once(plan)) == (5, 1, 1)
     assert planned(tiny, decode_chunk=14).geometry.decode_frames is None
     with pytest.raises(UsageError, match=r"1\.\.14"):
         planned(tiny, decode_chunk=15)

@@ -111,7 +111,6 @@ def test_ranges_of_sizes(tiny: Checkpoint) -> None:
     assert (geometry.smallest, geometry.sizes, geometry.largest) == ((4, 64, 64), (14, 64, 128), (20, 64, 192))
     assert geometry.dynamic == {"frames": SizeRange(4, 20, 1), "width": SizeRange(64, 192, 64)}
     assert geometry.has_free_size
-    assert plan.frame_positions == 20
     assert not planned(tiny, dynamic={"frames": (4, 20)}).geometry.has_free_size
     manifest = make_manifest(plan, (), dict.fromkeys(plan.keys), {})  # pyright: ignore[reportArgumentType]
     assert manifest.geometry == geometry
@@ -136,10 +135,3 @@ def test_impossible_ranges_are_refused(tiny: Checkpoint, options: Any, says: str
     with pytest.raises(UsageError, match=says) as caught:
         planned(tiny, **options)
     assert "\n" not in str(caught.value)
-
-
-def test_short_videos_are_traced_within_the_frame_position_table(tiny: Checkpoint) -> None:
-    for most in (1, 2, 4):
-        plan = planned(tiny, frames=1, dynamic={"frames": (1, most)})
-        assert plan.frame_positions >= plan.examples["F"] > plan.geometry.largest.frames
-    assert planned(tiny, frames=2).frame_positions == 2
