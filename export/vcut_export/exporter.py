@@ -15,7 +15,7 @@ import msgspec
 from vcut_export.checkpoint import resolve
 from vcut_export.options import ExportOptions
 from vcut_export.plan import Plan, make_manifest, make_plan
-from vcut_export.reuse import existing, kept_graphs, place
+from vcut_export.reuse import engines_now, existing, kept_graphs, place
 from vcut_export.weights import check_weights, download
 from vcut_runtime.backends.onnxruntime import check_cpu
 from vcut_runtime.bundle import Bundle, check_hashes, open_bundle
@@ -132,7 +132,11 @@ def export_plan(
             new.keep(manifest.engine_files())
             new.write(manifest)
             errors = _verify(new.folder, plan, clock) if verify else {}
-            new.publish()
+            with new.alone():  # a build may have added engines meanwhile
+                manifest = make_manifest(plan, manifest.sca_bias, manifest.graphs, manifest.weights, engines_now(root))
+                new.keep(manifest.engine_files())
+                new.write(manifest)
+                new.publish()
     elif verify:
         errors = _verify(root, plan, clock)
     return ExportResult(root, manifest, stale, errors, clock.seconds, peak_memory())

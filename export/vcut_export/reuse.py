@@ -7,7 +7,7 @@ from pathlib import Path
 from vcut_export.plan import Plan
 from vcut_runtime.bundle import open_bundle
 from vcut_runtime.bundle.graph import GRAPHS
-from vcut_runtime.bundle.manifest import MANIFEST, GraphEntry, Manifest
+from vcut_runtime.bundle.manifest import MANIFEST, EngineSet, GraphEntry, Manifest
 from vcut_runtime.bundle.transaction import is_fixed
 from vcut_runtime.errors import BundleError, UsageError
 
@@ -65,6 +65,14 @@ def kept_graphs(old: Manifest | None, plan: Plan) -> dict[str, GraphEntry]:
     kept = {name: graph for name, graph in old.graphs.items() if graph.key == plan.keys.get(name)}
     stale = {GRAPHS[name].weights for name in plan.keys if name not in kept}
     return {name: graph for name, graph in kept.items() if GRAPHS[name].weights not in stale}
+
+
+def engines_now(root: Path) -> dict[str, EngineSet]:
+    """Return the engines of the bundle at ``root``, if there is a bundle."""
+    try:
+        return open_bundle(root, hashes=False, engines=False).manifest.engines
+    except BundleError:
+        return {}
 
 
 def _is_ours(manifest: Path) -> bool:

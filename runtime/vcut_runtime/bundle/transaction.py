@@ -56,6 +56,8 @@ class Staging(_Transaction):
         """Take over files of the old bundle: as hard links, or as copies if the file system has no links."""
         for entry in entries:
             target = self.folder / entry.file
+            if target.exists():
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(self.root / entry.file, target)
