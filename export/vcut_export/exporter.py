@@ -183,7 +183,7 @@ class _StageTimes:
 def _make_graphs(plan: Plan, root: Path, folder: Path, stale: tuple[str, ...], clock: _StageTimes) -> Any:
     """Make the stale graphs in ``folder``; torch and diffusers are imported only now."""
     with clock("prepare"):
-        from vcut_export.graphs.build import make_graphs
+        from vcut_export.graphs.maker import make_graphs
         from vcut_export.libraries import quiet_libraries
         from vcut_export.weights import weight_bytes
 

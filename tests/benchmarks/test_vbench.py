@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from vcut_bench import tables, vbench, vbench_scores
+from vcut_bench import vbench, vbench_scores
+from vcut_bench.numbers import markdown, terminal
 from vcut_runtime import UsageError, VcutError
 
 FAKE = """
@@ -152,8 +153,9 @@ def test_a_table_in_the_shape_of_table_iv(run: Any, cache: Path, tmp_path: Path,
         f"{entry['prompt_en']}-{i}.mp4" for entry in ENTRIES[:2] for i in (0, 1)
     )
     manifest = json.loads((tmp_path / "work/manifest.json").read_text())
-    assert manifest["videos"][0]["seeds"] == [0, 1]
-    assert vbench.table(result).row_count == 2
+    assert [video["seed"] for video in manifest["videos"][:2]] == [0, 1]
+    (table,) = vbench.numbers(result)
+    assert table.head == ["", "diffusers", "vcut, c=2"]
 
     # Again: nothing is made and nothing is asked. A lost score alone is asked for, a lost video alone made.
     asked = len(calls(cache))
@@ -186,7 +188,7 @@ def test_cut_and_uncut_videos_differ_and_seeds_too(run: Any, cache: Path, tmp_pa
     # One image, two prompts: SVD reads no prompt, so their seeds must differ.
     assert not np.array_equal(base, pixels(videos / "base" / "a café, camera pans left-0.mp4"))
     listed = json.loads((tmp_path / "work/manifest.json").read_text())["videos"]
-    assert {entry["prompt"]: entry["seeds"] for entry in listed}["a café, camera pans left"] == [5]
+    assert {entry["video"]: entry["seed"] for entry in listed}["a café, camera pans left-0.mp4"] == 5
 
 
 def test_a_cache_interval_has_rows_and_videos_of_its_own(
@@ -198,7 +200,7 @@ def test_a_cache_interval_has_rows_and_videos_of_its_own(
     first = vbench.measure([deep_bundle], images, info, **options)
     result = vbench.measure([deep_bundle], images, info, cache_interval=2, **options)
     assert [row["setting"] for row in result["rows"]] == ["base", "none-interval-2", "c3-interval-2"]
-    assert [vbench.label(row) for row in [*first["rows"], *result["rows"]]] == [
+    assert [name for made in (first, result) for name in vbench.numbers(made)[0].head[1:]] == [
         "diffusers", "vcut, c=3", "diffusers", "vcut, never cut, cache interval 2", "vcut, c=3, cache interval 2"
     ]  # fmt: skip
     videos = tmp_path / "work/videos"
@@ -220,6 +222,7 @@ def test_what_vbench_lacks_is_skipped_and_named(run: Any, cache: Path, monkeypat
     assert "torch/hub/checkpoints" in result["skipped"]["subject_consistency"]
     assert "dynamic_degree" not in result["rows"][0]["values"]
     assert "dynamic_degree" not in {call[0] for call in calls(cache)}
+    assert "raft-things.pth" in vbench.numbers(result)[0].note
     monkeypatch.setenv("VBENCH_CACHE_DIR", str(cache / "empty"))
     with pytest.raises(UsageError, match=r"vbench has no weights: .*empty/clip_model/ViT-B-32\.pt.*musiq_spaq"):
         run()
@@ -267,14 +270,16 @@ def test_impossible_options_are_refused(run: Any, options: dict[str, Any], messa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda e: e.update(prompt_en="../../etc/x"), "no file name"),
-        (lambda e: e.update(prompt_en="/x"), "no file name"),
-        (lambda e: e.update(prompt_en=".x"), "no file name"),
-        (lambda e: e.update(prompt_en="x" * 300), "no file name"),
-        (lambda e: e.update(prompt_en="x\0y"), "no file name"),
-        (lambda e: e.update(prompt_en="x\ny"), "no file name"),
-        (lambda e: e.update(prompt_en="\ud800"), "no file name"),
-        (lambda e: e.update(image_name="../a man.jpg"), "no file name"),
+        (lambda e: e.update(prompt_en="../../etc/x"), "is not vbench2_i2v_full_info.json"),
+        (lambda e: e.update(prompt_en="/x"), "is not vbench2_i2v_full_info.json"),
+        (lambda e: e.update(prompt_en=".x"), "is not vbench2_i2v_full_info.json"),
+        (lambda e: e.update(prompt_en=""), "is not vbench2_i2v_full_info.json"),
+        (lambda e: e.update(prompt_en="x" * 300), "is not vbench2_i2v_full_info.json"),
+        (lambda e: e.update(prompt_en="x\0y"), "is not vbench2_i2v_full_info.json"),
+        (lambda e: e.update(prompt_en="x\ny"), "is not vbench2_i2v_full_info.json"),
+        (lambda e: e.update(prompt_en="x\\y"), "is not vbench2_i2v_full_info.json"),
+        (lambda e: e.update(prompt_en="\ud800"), "is not vbench2_i2v_full_info.json"),
+        (lambda e: e.update(image_name="../a man.jpg"), "is not vbench2_i2v_full_info.json"),
         (lambda e: e.update(prompt_en=ENTRIES[1]["prompt_en"]), "twice"),
         (lambda e: e.update(image_name="gone.jpg"), "lacks 1 of the suite's images, 'gone.jpg'"),
         (lambda e: e.update(prompt_en=3), "is not vbench2_i2v_full_info.json"),
@@ -286,17 +291,18 @@ def test_a_foreign_or_hostile_suite_is_refused(suite: tuple[Path, Path], change:
     entries = json.loads(info.read_text())
     change(entries[0])
     info.write_text(json.dumps(entries))
-    with pytest.raises(UsageError, match=message):
-        vbench_scores.read_prompts(info, images / "1-1", None)
+    with pytest.raises(UsageError, match=message) as caught:
+        vbench_scores.read_suite(info, images / "1-1", None, 1, 0)
+    assert "\n" not in str(caught.value)
 
 
 def test_only_prompts_that_are_scored_get_videos(suite: tuple[Path, Path]) -> None:
     images, info = suite
-    found = vbench_scores.read_prompts(info, images / "1-1", {"motion_smoothness"})
-    assert [prompt.text for prompt in found] == [ENTRIES[0]["prompt_en"]]
-    assert len(vbench_scores.read_prompts(info, images / "1-1", None)) == 3
+    clips = vbench_scores.read_suite(info, images / "1-1", {"motion_smoothness"}, 2, 0)
+    assert [clip.prompt.prompt_en for clip in clips] == [ENTRIES[0]["prompt_en"]] * 2
+    assert len(vbench_scores.read_suite(info, images / "1-1", None, 2, 0)) == 6
     with pytest.raises(UsageError, match="no prompt for color"):
-        vbench_scores.read_prompts(info, images / "1-1", {"color"})
+        vbench_scores.read_suite(info, images / "1-1", {"color"}, 2, 0)
 
 
 def test_the_papers_row_stands_beside_ours() -> None:
@@ -310,19 +316,24 @@ def test_the_papers_row_stands_beside_ours() -> None:
         "values": {"dynamic_degree": 12.345},
         "paper": quality("svd-xt", 17),
     }
-    result: dict[str, Any] = {
-        "columns": list(paper().table4_columns), "rows": [row], "prompts": 355, "seeds": 5, "model": "svd-xt",
-        "shape": {"frames": 25, "height": 576, "width": 1024}, "device": "", "versions": {}, "date": "", "command": "",
-        "benchmark": "vbench",
-    }  # fmt: skip
-    text = tables._RENDER["vbench"](result)
-    assert "| vcut, c=17 |  |  |  | 12.35 |" in text or "| vcut, c=17 |  |  |  | 12.34 |" in text
-    assert "| the paper | 95.48 | 96.49 | 98.04 | 57.80 |" in text
-    reused = {**row, "cut_step": None, "setting": "none-interval-3", "cache_interval": 3, "paper": None}
+    reused = {**row, "cut_step": "none", "setting": "none-interval-3", "cache_interval": 3, "paper": None}
+    columns = list(paper().table4_columns)
+    result = {"columns": columns, "rows": [row, reused], "prompts": 355, "seeds": 5, "skipped": {}}
+    (table,) = vbench.numbers(result)
+    assert table.head == ["", "vcut, c=17", "the paper", "vcut, never cut, cache interval 3"]
+    text = markdown(table)
+    assert "| dynamic degree | 12.35 | 57.80 | 12.35 |" in text or "| dynamic degree | 12.34 | 57.80 | 12.34 |" in text
+    assert "| subject consistency |  | 95.48 |  |" in text
+    assert "| background consistency |  | 96.49 |  |" in text
+    assert "| motion smoothness |  | 98.04 |  |" in text
+    assert table.rows[-1][0] == "seconds"
+    rows = [{**row, "cut_step": cut} for cut in ("none", 10, 17, 20)]  # as wide as a whole result
+    (table,) = vbench.numbers({**result, "rows": rows})
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(vbench.table({**result, "rows": [row, reused]}))
-    assert "vcut c=none k=3" in capture.get()
+        console.print(terminal(table))
+    assert "background" in capture.get()
+    assert capture.get().count("57.80") == 4
     assert "…" not in capture.get()
 
 

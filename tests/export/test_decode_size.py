@@ -16,7 +16,7 @@ from conftest import FP32, Once
 from models import planned
 from vcut_export import export, resolve
 from vcut_export.decode_size import decode_context, default_decode_chunk
-from vcut_export.graphs.build import frames_at_once
+from vcut_export.graphs.maker import frames_at_once
 from vcut_runtime import Pipeline, UsageError, open_bundle
 from vcut_runtime.backends import open_backend
 from vcut_runtime.decoding import decode_chunks

@@ -42,7 +42,8 @@ def test_the_preset_is_the_trained_model_and_random_weights_are_asked_for(shippe
     untrained = resolve("svd-tiny", random_weights=True, seed=3)
     assert (untrained.folder, untrained.seed) == (None, 3)
     assert shipped.identity != untrained.identity
-    assert shipped.defaults == untrained.defaults == {"height": HEIGHT, "width": WIDTH, "precision": "fp32"}
+    defaults = {"height": HEIGHT, "width": WIDTH, "precision": "fp32", "operators": "cpu"}
+    assert shipped.defaults == untrained.defaults == defaults
     assert shipped.configs["unet"]["num_frames"] == FRAMES
 
 

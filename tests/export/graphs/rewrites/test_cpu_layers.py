@@ -48,9 +48,11 @@ def test_a_step_computes_the_same(tca: Tca) -> None:
         torch.randn(1, channels, 8, 8),
         projection.bias[None],
         torch.tensor([2.0]),
-        torch.tensor([1.0]),
         torch.tensor([[6.0, 127.0, 0.02]]),
+        torch.randn(1, frames, channels, 8, 8),
+        torch.tensor([0.5, 0.4, 0.1]),
     )
     with torch.no_grad():
-        wanted, got = (step(*inputs) for step in steps)
-    assert torch.allclose(got, wanted, atol=1e-4 * float(wanted.abs().max()))
+        expected, results = (step(*inputs) for step in steps)
+    for result, reference in zip(results, expected, strict=True):
+        assert torch.allclose(result, reference, atol=1e-4 * float(reference.abs().max()))

@@ -1,4 +1,4 @@
-"""Chunked feed-forwards compute what diffusers' do, in as many parts as their size wants."""
+"""Chunked feed-forwards compute what diffusers' do, in as many parts as their size needs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+from conftest import FP32
 from models import tiny
 from vcut_export import export, weights
 from vcut_export.graphs.rewrites.feed_forward import ChunkedFeedForward, chunk_feed_forwards
@@ -51,8 +52,8 @@ def test_every_feed_forward_of_a_unet_is_replaced_and_keeps_its_parameter_names(
     changed = copy.deepcopy(unet)
     chunk_feed_forwards(changed)
     assert [name for name, _ in changed.named_parameters()] == names
-    found = [module for module in changed.modules() if isinstance(module, ChunkedFeedForward)]
-    assert len(found) == 16 + 2 * 16  # one in each spatial block, two in each temporal one
+    chunked = [module for module in changed.modules() if isinstance(module, ChunkedFeedForward)]
+    assert len(chunked) == 16 + 2 * 16  # one in each spatial block, two in each temporal one
 
 
 @pytest.mark.slow
@@ -60,7 +61,7 @@ def test_graphs_in_parts_agree_with_unmodified_modules(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ChunkedFeedForward, "LIMIT", 100_000)
-    options: Any = {"precision": "fp32", "tca": "fold", "low_memory": True, "verify": True}
+    options: Any = {**FP32, "tca": "fold", "small_gpu": True, "verify": True}
     result = export(str(small_checkpoint), tmp_path / "bundle", **options)
     assert max(result.errors.values()) < 1e-4
     graphs = [

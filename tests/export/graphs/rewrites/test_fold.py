@@ -70,11 +70,11 @@ def test_slices_name_their_blocks_sca_first(unet: Any) -> None:
 def test_frame_positions_are_the_embedding(unet: Any, frames: int) -> None:
     transformer = unet.mid_block.attentions[0]
     folded = copy.deepcopy(unet)
-    packed = fold(folded, project_cross_attention(folded, "remove"), frames)
+    state = fold(folded, project_cross_attention(folded, "remove"), frames)
     table = folded.mid_block.attentions[0].time_pos_embed
     assert isinstance(table, FramePositionTable)
     for rows, shown in ((2, frames), (1, frames), (2, (frames + 1) // 2)):  # a shorter video takes the first ones
-        packed.rows = torch.zeros(rows, 1)
+        state.rows = torch.zeros(rows, 1)
         want = transformer.time_pos_embed(transformer.time_proj(torch.arange(shown).repeat(rows)))
         assert torch.allclose(table(torch.zeros(rows * shown)), want, atol=1e-6)
 
@@ -84,8 +84,8 @@ def test_the_shared_time_embedding_is_every_blocks_own(unet: Any) -> None:
     """Each residual block's projection of the time, in diffusers' UNet and in the folded one."""
     original, folded = copy.deepcopy(unet), copy.deepcopy(unet)
     projection = project_cross_attention(folded, "remove")
-    packed = fold(folded, projection, 3)
-    packed.rows = torch.zeros(2, len(projection.bias))
+    state = fold(folded, projection, 3)
+    state.rows = torch.zeros(2, len(projection.bias))
     seen: dict[str, list[torch.Tensor]] = {}
     for model in (original, folded):
         for name, module in model.named_modules():

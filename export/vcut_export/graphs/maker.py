@@ -47,7 +47,7 @@ def make_graphs(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) 
             steps = _load_steps(plan, clock)
             projection = steps.projection
             if step_names:
-                with clock(f"trace {', '.join(step_names)}"):
+                with clock("trace step graphs"):
                     models = _trace_steps(plan, steps, step_names, helper)
                 writer.write(models, len(projection.bias))
                 del models
