@@ -1,8 +1,9 @@
-"""Scores videos in one dimension, run by the Python that has vbench: it imports nothing of this project.
+"""Scores videos in one dimension. The Python that has ``vbench`` runs it, so it imports nothing of this project.
 
-    python vbench_worker.py '{"info": ..., "videos": ..., "dimension": ..., "resolution": ..., "output": ...}'
+    python vbench_worker.py '{"folder": ..., "dimension": ..., "ratio": ...}'
 
-vbench wants an old transformers and numpy, so it usually lives in an environment of its own.
+``vbench`` needs an old transformers and numpy, so it usually lives in an environment of its own. With a list of modules
+instead, the worker prints those that are missing.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import json
 import os
 import sys
 
-# Python looks beside a script first, and there lies a vbench.py that is not the package.
+# Python looks beside a script first, and the vbench.py there is not the package.
 sys.path[:] = [path for path in sys.path if os.path.abspath(path) != os.path.dirname(os.path.abspath(__file__))]  # noqa: PTH100, PTH120
 
 
 def main() -> None:
-    """Write ``output/<dimension>_eval_results.json``; or, with a list of modules, print those that are missing."""
+    """Score the videos in ``folder``, of the prompts in its ``info.json``."""
     job = json.loads(sys.argv[1])
     if isinstance(job, list):
         print(json.dumps([name for name in job if importlib.util.find_spec(name) is None]))
@@ -26,12 +27,12 @@ def main() -> None:
     from vbench2_beta_i2v import VBenchI2V  # pyright: ignore[reportMissingImports]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    VBenchI2V(device, job["info"], job["output"]).evaluate(
-        videos_path=job["videos"],
+    VBenchI2V(device, job["folder"] + "/info.json", job["folder"]).evaluate(
+        videos_path=job["folder"] + "/videos",
         name=job["dimension"],
         dimension_list=[job["dimension"]],
-        resolution=job["resolution"],
-        local=True,  # every file is here already: see vbench.missing_files
+        resolution=job["ratio"],
+        local=True,  # every file is here already, see vbench.missing_files
     )
 
 
