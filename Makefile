@@ -27,18 +27,19 @@ lint: .venv/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# Measures on this machine; tables writes benchmarks/RESULTS.md from what benchmarks/results holds.
+# Measures on this machine's CPU, one thread. tables writes the docs' tables from benchmarks/results and the graphs' records.
 bench: .venv/.installed
 	$(BIN)/vcut bench macs --output benchmarks/results/macs-$$(date +%F).json
 	$(BIN)/vcut-export --model svd-tiny --deep-cache --output $(DEMO)/svd-tiny-deep
-	$(BIN)/vcut bench latency $(DEMO)/svd-tiny-deep --cut-steps none,10,17,20 \
-		--output benchmarks/results/latency-$$(uname -m)-$$(date +%F).json
-	$(BIN)/python -m vcut_bench.seams --json benchmarks/results/seams-$$(uname -m)-$$(date +%F).json
-	$(BIN)/python -m vcut_bench.export_cost --json benchmarks/results/export-$$(uname -m)-$$(date +%F).json
+	$(BIN)/vcut bench latency $(DEMO)/svd-tiny-deep --cut-steps 17,none,10,20 --threads 1 \
+		--output benchmarks/results/latency-cpu-$$(date +%F).json
+	$(BIN)/python -m vcut_bench.seams --json benchmarks/results/seams-cpu-$$(date +%F).json
+	$(BIN)/python -m vcut_bench.export_cost --json benchmarks/results/export-cpu-$$(date +%F).json
 
 tables: .venv/.installed
 	$(BIN)/python -m vcut_bench.results_page
 	$(BIN)/python -m vcut_bench.tiny_numbers
+	$(BIN)/python runtime/format_tables.py
 
 clean:
 	rm -rf .venv $(DEMO)

@@ -62,6 +62,14 @@ def make_checkpoint(folder: Path, **components: dict) -> Path:
     return folder
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each process of a parallel run one core: exports then trace without a second process, which costs imports."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files with slow tests first, and skip what needs a GPU where there is none that cuda-python can use."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

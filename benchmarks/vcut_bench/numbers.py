@@ -62,9 +62,13 @@ def show(tables: Iterable[Numbers]) -> None:
 
 def markdown(numbers: Numbers) -> str:
     """Return the title in bold, the table and the note as Markdown paragraphs."""
+    return "\n\n".join(part for part in (f"**{numbers.title}**", table(numbers), numbers.note) if part)
+
+
+def table(numbers: Numbers) -> str:
+    """Return the table alone, in Markdown."""
     lines = [numbers.head, ["---:" if numbers.is_numeric(i) else "---" for i in range(len(numbers.head))]]
-    table = "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in [*lines, *numbers.rows])
-    return "\n\n".join(part for part in (f"**{numbers.title}**", table, numbers.note) if part)
+    return "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in [*lines, *numbers.rows])
 
 
 def html(numbers: Numbers) -> Element:

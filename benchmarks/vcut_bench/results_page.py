@@ -2,7 +2,7 @@
 
     python -m vcut_bench.results_page
 
-A line ``{{ latency-cpu }}`` of the template becomes the tables of the newest ``results/latency-cpu-DATE.json``, and
+It also writes the README's short table. A line ``{{ latency-cpu }}`` of the template becomes the tables of the newest ``results/latency-cpu-DATE.json``, and
 below them where the numbers come from.
 """
 
@@ -11,12 +11,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vcut_bench.numbers import markdown
+from vcut_bench.numbers import Numbers, markdown, table
 from vcut_bench.results import load, origin, reading, tables
 from vcut_runtime.errors import UsageError
 
 FOLDER = Path(__file__).parents[1]
 RESULTS, TEMPLATE, PAGE = FOLDER / "results", FOLDER / "RESULTS.template.md", FOLDER / "RESULTS.md"
+README = FOLDER.parent / "README.md"
+_SHORT = re.compile(r"(<!-- results: latency -->\n).*?(<!-- end -->)", re.DOTALL)
+_SHORT_ROWS = (  # of the latency result's first table
+    *("diffusers, eager", "diffusers, torch.compile", "ONNX Runtime, unfolded UNet", "T-GATE", "DeepCache, interval 3"),
+    *("vcut, never cut", "vcut, c=17", "vcut, never cut, cache interval 3", "vcut, c=17, cache interval 3"),
+)
 _PLACE = re.compile(r"^\{\{ (\S+) \}\}$", re.MULTILINE)
 
 
@@ -27,6 +33,20 @@ def fill(template: str, results: Path = RESULTS) -> str:
         UsageError: there is no such result, or it is damaged.
     """
     return _PLACE.sub(lambda match: section(newest(match[1], results)), template)
+
+
+def fill_readme(readme: str, results: Path = RESULTS) -> str:
+    """Return ``readme`` with the step loops of the newest latency on a CPU, beside the peers'."""
+    path = newest("latency-cpu", results)
+    result = load(path)
+    with reading(path):
+        loops, facts = tables(result)[0], origin(result)
+        columns = [0, *(loops.head.index(name) for name in ("step loop", "over diffusers", "PSNR"))]
+        rows = {row[0]: [row[i] for i in columns] for row in loops.rows}
+        head = ["25 steps", "step loop", "over diffusers", "video, to diffusers'"]
+        short = Numbers("", head, [rows[name] for name in _SHORT_ROWS if name in rows])
+        about = f"{facts['model']}, {facts['size']}; {facts['device']}; {facts['date']}; `{facts['command']}`"
+    return _SHORT.sub(lambda match: f"{match[1]}{table(short)}\n\n{about}\n{match[2]}", readme)
 
 
 def newest(name: str, results: Path = RESULTS) -> Path:
@@ -53,3 +73,4 @@ def section(path: Path) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(fill(TEMPLATE.read_text("utf-8")), "utf-8")
+    README.write_text(fill_readme(README.read_text("utf-8")), "utf-8")

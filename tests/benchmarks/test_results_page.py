@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vcut_bench.latency import COUNTERPARTS
-from vcut_bench.results_page import PAGE, RESULTS, TEMPLATE, fill, newest
+from vcut_bench.results_page import PAGE, README, RESULTS, TEMPLATE, fill, fill_readme, newest
 from vcut_bench.turns import ratios
 from vcut_runtime.errors import UsageError
 
@@ -18,6 +18,10 @@ PLACES = re.findall(r"^\{\{ (\S+) \}\}$", TEMPLATE.read_text("utf-8"), re.MULTIL
 
 def test_the_page_shows_the_kept_results() -> None:
     assert fill(TEMPLATE.read_text("utf-8")) == PAGE.read_text("utf-8"), "run 'make tables'"
+
+
+def test_the_readme_shows_the_newest_latency() -> None:
+    assert fill_readme(README.read_text("utf-8")) == README.read_text("utf-8"), "run 'make tables'"
 
 
 def test_every_kept_result_is_on_the_page() -> None:
