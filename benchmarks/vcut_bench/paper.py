@@ -57,7 +57,7 @@ def paper() -> Paper:
 
 def setting(cut_step: CutStep) -> str:
     """Return the paper's key for a cut step; ``none``, the original model never cut, is ``base``."""
-    return f"c{cut_step}" if isinstance(cut_step, int) else "base"
+    return "base" if cut_step == "none" else f"c{cut_step}"
 
 
 def per_step(model: str) -> PerStep | None:
