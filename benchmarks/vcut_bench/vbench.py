@@ -98,7 +98,7 @@ def measure(
     skipped = {column: "; ".join(missing) for column, name in DIMENSIONS.items() if (missing := missing_files(name))}
     scored = {column: name for column, name in DIMENSIONS.items() if column not in skipped}
     if not scored:
-        raise UsageError("vbench has no weights: " + "; ".join(dict.fromkeys(skipped.values())))
+        raise UsageError("vbench has no weights: put them at " + "; ".join(dict.fromkeys(skipped.values())))
     ratio = min(RATIOS, key=lambda name: abs(RATIOS[name] - manifest.width / manifest.height))
     cropped = Path(images) / ratio if (Path(images) / ratio).is_dir() else Path(images)
     clips = read_suite(Path(info), cropped, None if all_prompts else set(scored.values()), seeds, first_seed)

@@ -64,13 +64,13 @@ class Clip(NamedTuple):
 
 
 def missing_files(dimension: str) -> list[str]:
-    """Return the weights that a dimension lacks, with source and place. vbench itself would try to download them."""
+    """Return the weights that a dimension lacks, each with its source. vbench itself would try to download them."""
     files = {_cache() / name: source for name, source in _WEIGHTS[dimension].items()}
     if _WEIGHTS[dimension] is _DINO:  # DINO's own code reads torch's cache, whatever path vbench passes on
         home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "torch")
         *_, (name, source) = _DINO.items()
         files[Path(home).expanduser() / "hub/checkpoints" / Path(name).name] = source
-    return [f"from {source}: {path}" for path, source in files.items() if not path.is_file()]
+    return [f"{path} (from {source})" for path, source in files.items() if not path.is_file()]
 
 
 def check_vbench(python: str) -> None:

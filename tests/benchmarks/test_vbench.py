@@ -86,7 +86,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(cache / "torch"))
     for name in vbench_scores.DIMENSIONS.values():
         for lacking in vbench_scores.missing_files(name):
-            path = Path(lacking.rsplit(": ", 1)[1])
+            path = Path(lacking.split(" (from ")[0])
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
     return cache
@@ -224,7 +224,7 @@ def test_what_vbench_lacks_is_skipped_and_named(run: Any, cache: Path, monkeypat
     assert "dynamic_degree" not in {call[0] for call in calls(cache)}
     assert "raft-things.pth" in vbench.numbers(result)[0].note
     monkeypatch.setenv("VBENCH_CACHE_DIR", str(cache / "empty"))
-    with pytest.raises(UsageError, match=r"vbench has no weights: .*empty/clip_model/ViT-B-32\.pt.*musiq_spaq"):
+    with pytest.raises(UsageError, match=r"vbench has no weights: put them at .*empty/clip_model/ViT-B-32\.pt.*musiq_spaq"):
         run()
 
 
