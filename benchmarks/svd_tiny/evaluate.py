@@ -1,15 +1,15 @@
-"""What the trained `svd-tiny` does on clips of held-out photographs: motion, guidance, what leaving parts out costs.
+"""What the trained `svd-tiny` does on clips of held-out photographs: motion, guidance, and the cost of parts left out.
 
     python -m svd_tiny.evaluate FOLDED REMOVED [--clips 36] [--jobs 2] [-o RESULT.json]
 
-FOLDED and REMOVED are bundles of `svd-tiny` exported with ``--tca fold`` and ``--tca remove``. Every clip's first frame
-is animated with the clip's own ``motion_bucket_id`` and fps, from the same noise under every setting, and compared with
-the clip, which is one of many that the first frame allows.
+FOLDED and REMOVED are bundles of `svd-tiny`, exported with ``--tca fold`` and ``--tca remove``. Each setting animates
+the first frame of each clip, with the clip's own ``motion_bucket_id`` and fps, and from the same noise. The video is
+compared with the clip, which is one of many that the first frame allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -25,20 +25,22 @@ from svd_tiny.clips import FASTEST, clip
 from svd_tiny.photos import names
 from svd_tiny.train_vae import pixels
 from vcut_bench import metrics
-from vcut_bench.compiled import Setting, open_bundles, sweep
-from vcut_bench.provenance import about, provenance, save
+from vcut_bench.compiled import Progress, Setting, open_bundles, sweep
+from vcut_bench.provenance import about, provenance
+from vcut_bench.results import OUTPUT, deliver
 from vcut_runtime import Pipeline
 from vcut_runtime.errors import UsageError
+from vcut_runtime.terminal import JSON, QUIET, progress_bars, run_app
 
 BUCKETS = (0, 51, 102, 153, 204, 255)
-SHORT = (2, 10, 17)  # cut steps where not all are measured
+FEW = (2, 10, 17)  # the cut steps of the other models
 METRICS = ("full_psnr", "truth_psnr", "input_psnr", "consistency", "flow", "detail")
-_FIRST_CLIP = 5000  # of those that nothing else was measured on
+_FIRST_CLIP = 5000  # no other measurement uses the clips from here on
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A model: a bundle, with its spatial cross-attention or with that zeroed."""
+    """A model that is measured: a bundle, with its spatial cross-attention or with zeros in its place."""
 
     name: str
     bundle: Path
@@ -52,46 +54,48 @@ def evaluate(
     clips: int = 36,
     motion_clips: int = 12,
     jobs: int = 2,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
     """Measure over ``clips`` clips, and motion over ``motion_clips``, in ``jobs`` processes of one thread.
 
     Returns:
-        Provenance; ``curves``: for each model and cut step (None is never cut) mean, spread and 95 % interval of every
-        metric, and ``frechet`` with its interval; ``motion``: flow by ``motion_bucket_id``; ``truth``: the metrics of
-        the clips themselves. ``truth_psnr`` compares with the clip and ``full_psnr`` with the same model's never-cut
-        video, ``input_psnr`` the first frame with the input, all in dB; ``consistency`` is the PSNR in dB of each frame
-        against the next one warped onto it by their optical flow; ``flow`` is its mean length in pixels per frame;
-        ``detail`` the mean gradient of the last frame over the input's. ``frechet`` is the Fréchet distance to all
-        clips' distribution of the VAE's latents of a frame and their change since the frame before.
+        Provenance, and:
+
+        * ``curves``: for each model and cut step the mean, standard deviation and 95 % interval of each metric.
+        * ``truth``: the metrics of the clips themselves.
+        * ``motion``: optical flow by ``motion_bucket_id``.
+
+        ``truth_psnr`` compares a video with the clip, ``full_psnr`` with the same model's never-cut video, and
+        ``input_psnr`` its first frame with the input, all in dB. ``consistency`` is the PSNR in dB of each frame
+        against the next one, warped onto it by their optical flow. ``flow`` is the mean length of the flow in pixels
+        per frame. ``detail`` is the mean gradient of the last frame over the input's. ``frechet`` is the Fréchet
+        distance to all clips. Its features are the VAE's latents of a frame and their change since the frame before.
 
     Raises:
         UsageError: the bundles are not one with each ``tca``.
     """
-    found = open_bundles(bundles)
-    if set(found) != {"fold", "remove"}:
+    opened = open_bundles(bundles)
+    if set(opened) != {"fold", "remove"}:
         raise UsageError("give two bundles, exported with --tca fold and --tca remove")
-    manifest = found["fold"].manifest
-    every = tuple(range(2, manifest.steps + 1))
+    manifest = opened["fold"].manifest
     kinds = (
-        Kind("TCA folded", found["fold"].root, True, every),
-        Kind("TCA removed", found["remove"].root, True, SHORT),
-        Kind("SCA zeroed", found["fold"].root, False, SHORT),
+        Kind("TCA folded", opened["fold"].root, True, tuple(range(2, manifest.steps + 1))),
+        Kind("TCA removed", opened["remove"].root, True, FEW),
+        Kind("SCA zeroed", opened["fold"].root, False, FEW),
     )
-    results = []
+    measured, moved = [], []
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for done, one in enumerate(pool.map(_measure_clip, [(kinds, i) for i in range(clips)])):
-            progress("clips", done + 1, clips)
-            results.append(one)
-        moved = []
-        for done, flows in enumerate(pool.map(_measure_motion, [(kinds[0], i) for i in range(motion_clips)])):
-            progress("motion", done + 1, motion_clips)
+        for videos in pool.map(_measure_clip, [(kinds, i) for i in range(clips)]):
+            measured.append(videos)
+            progress("clips", len(measured), clips)
+        for flows in pool.map(_measure_motion, [(kinds[0], i) for i in range(motion_clips)]):
             moved.append(flows)
-    truth = [one["truth"] for one in results]
+            progress("motion", len(moved), motion_clips)
+    truth = [videos["truth"] for videos in measured]
     curves = []
     for kind in kinds:
-        for cut in (None, *kind.cut_steps):
-            own = [one[kind.name, cut] for one in results]
+        for cut in ("none", *kind.cut_steps):
+            own = [videos[kind.name, cut] for videos in measured]
             curves.append({"model": kind.name, "cut_step": cut, **_summary(own), "frechet": frechet(own, truth)})
     return {
         "benchmark": "tiny",
@@ -113,26 +117,13 @@ def evaluate(
     }
 
 
-def cells(found: Mapping[str, Any]) -> list[str]:
-    """Return a row of a table: the metrics, and the Fréchet distance where there is one."""
-    digits = {"flow": 2, "detail": 2}
-    shown = []
-    for name in METRICS:
-        value, d = found[name], digits.get(name, 1)
-        equal = value["mean"] >= metrics.MAX_PSNR and name.endswith("psnr")
-        shown.append("" if equal else f"{value['mean']:.{d}f} ± {value['std']:.{d}f}")
-    distance = found.get("frechet")
-    shown.append(f"{distance['mean']:.2f} ({distance['low']:.2f} to {distance['high']:.2f})" if distance else "")
-    return shown
-
-
 def describe(frames: np.ndarray, truth: np.ndarray, full: np.ndarray) -> dict[str, Any]:
     """Return the metrics of a video, and the ``moments`` of its latents; frames are uint8 [F, H, W, 3]."""
     flow, consistency = optical_flow(frames)
     return {
         "truth_psnr": metrics.psnr(frames, truth),
         "full_psnr": metrics.psnr(frames, full),
-        "input_psnr": metrics.input_psnr(frames, truth[0]),
+        "input_psnr": metrics.psnr(frames[0], truth[0]),
         "consistency": consistency,
         "flow": flow,
         "detail": gradient(frames[-1]) / gradient(truth[0]),
@@ -148,12 +139,12 @@ def optical_flow(frames: np.ndarray) -> tuple[float, float]:
     grey = frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
     rows, columns = np.mgrid[: grey.shape[1], : grey.shape[2]].astype(np.float32)
     lengths, errors = [], []
-    for one, after in pairwise(grey):
-        v, u = optical_flow_ilk(one, after, radius=5)
+    inside = (slice(4, -4), slice(4, -4))
+    for frame, after in pairwise(grey):
+        v, u = optical_flow_ilk(frame, after, radius=5)
         warped = map_coordinates(after, [rows + v, columns + u], order=1, mode="nearest")
-        inside = (slice(4, -4), slice(4, -4))
         lengths.append(np.hypot(u, v)[inside].mean())
-        errors.append(np.square(warped - one)[inside].mean())
+        errors.append(np.square(warped - frame)[inside].mean())
     return float(np.mean(lengths)), min(metrics.MAX_PSNR, float(-10 * np.log10(max(np.mean(errors), 1e-12))))
 
 
@@ -209,19 +200,17 @@ def _summary(videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _measure_clip(task: tuple[tuple[Kind, ...], int]) -> dict[Any, dict[str, Any]]:
     kinds, index = task
-    found = clip(_FIRST_CLIP + index, "held-out")
-    result: dict[Any, dict[str, Any]] = {"truth": describe(found.frames, found.frames, found.frames)}
-    options = {"fps": found.fps, "motion_bucket_id": found.motion_bucket_id}
+    source = clip(_FIRST_CLIP + index, "held-out")
+    videos: dict[Any, dict[str, Any]] = {"truth": describe(source.frames, source.frames, source.frames)}
+    options = {"fps": source.fps, "motion_bucket_id": source.motion_bucket_id}
     for kind in kinds:
         settings: list[Setting] = [(None, None), *(("mean", cut) for cut in kind.cut_steps)]
         pipeline = _pipeline(kind)
-        full = None
-        for (_, cut), frames in sweep(
-            pipeline, found.frames[0], index, settings, pipeline.manifest.steps, options=options
-        ):
+        steps, full = pipeline.manifest.steps, None
+        for (_, cut), frames in sweep(pipeline, source.frames[0], index, settings, steps, options=options):
             full = frames if full is None else full
-            result[kind.name, cut] = describe(frames, found.frames, full)
-    return result
+            videos[kind.name, cut or "none"] = describe(frames, source.frames, full)
+    return videos
 
 
 def _measure_motion(task: tuple[Kind, int]) -> dict[int, dict[str, float]]:
@@ -269,24 +258,17 @@ def main(
     clips: Annotated[int, typer.Option(min=2, help="Clips of held-out photographs.")] = 36,
     motion_clips: Annotated[int, typer.Option(min=2, help="Of these, clips whose motion is asked for.")] = 12,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread.")] = 2,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result here, as JSON.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    output: Annotated[Path | None, OUTPUT] = None,
+    json: Annotated[bool, JSON] = False,
+    quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Measure what svd-tiny does on held-out photographs."""
-    from vcut_runtime.terminal import print_json, progress_bars
-
     with progress_bars(quiet or json) as progress:
         result = evaluate(bundles, clips=clips, motion_clips=motion_clips, jobs=jobs, progress=progress)
-    if output is not None:
-        save(result, output)
-    if json:
-        print_json(result)
+    deliver(result, output, json)
 
 
 if __name__ == "__main__":
-    from vcut_runtime.terminal import run_app
-
     _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     _app.command()(main)
     run_app(_app, "svd_tiny.evaluate")

@@ -1,12 +1,16 @@
-"""Weights that a training starts from: residual branches at zero, and around them a linear model.
+"""The weights that a training starts from: a linear model, with zeros at the end of each residual branch.
 
-With 64 channels, SVD's 32 groups normalise two channels each, which takes away the mean of a whole image: trained from
-diffusers' initial weights, VAE and UNet stay at the mean colour for hours. Both can hold a linear path all the same. A
-group of (h + p, -h - p) has mean 0 whatever h is; where p is a large pattern on the border, which zero padding makes of
-a constant, its deviation hardly depends on h; and silu(a) - silu(-a) = a. One more group holds (p, -p), to subtract it.
+SVD's 32 groups normalise two channels each when there are 64, which removes the mean of a whole image. From diffusers'
+initial weights, VAE and UNet stay at the mean colour for hours. Both can hold a linear path all the same:
 
-The VAE starts as the principal components of blocks of 8 x 8 pixels, decoded by least squares; the UNet as a multiple
-of the image latents.
+* A group of (h + p, -h - p) has mean 0 for every h.
+* If p is a large pattern on the border, which zero padding makes of a constant, the group's deviation hardly depends
+  on h.
+* silu(a) - silu(-a) = a.
+* One more group holds (p, -p), to subtract the pattern.
+
+The VAE starts as the principal components of blocks of 8x8 pixels, decoded by least squares. The UNet starts as a
+multiple of the image latents.
 """
 
 from __future__ import annotations
@@ -34,36 +38,30 @@ def start_vae(vae: Any, images: torch.Tensor) -> None:
     mean = rows.mean(0)
     _, deviations, basis = torch.linalg.svd(rows - mean, full_matrices=False)
     deviations = deviations[:channels] / len(rows) ** 0.5
-    wanted = (deviations / deviations.mean()).sqrt()  # between the components' own deviations and none
-    basis = basis[:channels] * (wanted / deviations)[:, None]  # [channels, 192]
+    even = (deviations / deviations.mean()).sqrt()  # between the components' own deviations and equal ones
+    basis = basis[:channels] * (even / deviations)[:, None]  # [channels, 192]
 
     downs = [block.downsamplers[0].conv for block in encoder.down_blocks[:-1]]
-    for i in range(3):
-        _only(encoder.conv_in, i, i, 1.0)
+    _copy(encoder.conv_in, 0, 3)
     _constant(encoder.conv_in)
     for layer, count in ((downs[0], 3), (downs[1], 12)):
+        layer.weight[: 4 * count], layer.bias[: 4 * count] = 0, 0
         for c in range(count):
-            for tap in range(4):
-                _only(layer, 4 * c + tap, c, 1.0, tap // 2, tap % 2)
+            layer.weight[4 * c : 4 * c + 4, c, :2, :2] = torch.eye(4).view(4, 2, 2)
         _constant(layer)
-    last = downs[2]
-    for k in range(channels):
-        last.weight[2 * k] = 0
-        for j in range(192):
-            last.weight[2 * k, j // 4, j % 4 // 2, j % 2] = basis[k, j]
-        last.bias[2 * k] = -basis[k] @ mean
-    last.weight[2 * channels], last.bias[2 * channels] = 0, 0
-    for k in range(channels + 1):
-        last.weight[2 * k, CONSTANT, 0, 0], last.weight[2 * k, CONSTANT, 2, 0] = 0.0, -BORDER
-        last.weight[2 * k, CONSTANT, 0, 2] = BORDER
+    last, values, pairs = downs[2], slice(0, 2 * channels, 2), slice(0, 2 * channels + 2, 2)
+    last.weight[pairs], last.bias[pairs] = 0, 0
+    last.weight[values, :48, :2, :2], last.bias[values] = basis.view(channels, 48, 2, 2), -basis @ mean
+    last.weight[pairs, CONSTANT, 2, 0], last.weight[pairs, CONSTANT, 0, 2] = -BORDER, BORDER
     _pair(last, channels + 1)
-    _unpair(encoder.conv_out, channels)
+    encoder.conv_out.weight[:channels], encoder.conv_out.bias[:channels] = 0, 0
+    _unpair(encoder.conv_out, channels, channels)
     vae.quant_conv.weight.zero_()
     vae.quant_conv.bias.zero_()
-    for k in range(channels):
-        vae.quant_conv.weight[k, k] = 1.0
+    vae.quant_conv.weight[:channels, :channels, 0, 0] = torch.eye(channels)
     vae.quant_conv.bias[channels:] = -6.0  # ln of the posterior's variance
-    _fit_scale(encoder.conv_out, channels, (rows - mean) @ basis.T, lambda: vae.encode(images).latent_dist.mode())
+    components = ((rows - mean) @ basis.T).view(len(images), *eighth.shape[2:], channels).permute(0, 3, 1, 2)
+    _fit_scale(encoder.conv_out, channels, components, lambda: vae.encode(images).latent_dist.mode())
 
     latents = vae.encode(images).latent_dist.mode()
     ups = [block.upsamplers[0].conv for block in decoder.up_blocks[:-1]]
@@ -72,8 +70,7 @@ def start_vae(vae: Any, images: torch.Tensor) -> None:
     steps += [(channels + i * beside, *tap, beside) for i, tap in enumerate(((1, 0), (1, 2), (0, 1), (2, 1)))]
     decoder.conv_in.weight.mul_(0.1)
     for first, y, x, count in steps:
-        for k in range(count):
-            _only(decoder.conv_in, first + k, k, 1.0, y, x)
+        _copy(decoder.conv_in, first, count, y, x)
     _constant(decoder.conv_in)
     features = decoder.conv_in(latents)
     for layer, target in ((ups[0], quarter), (ups[1], half)):
@@ -83,12 +80,13 @@ def start_vae(vae: Any, images: torch.Tensor) -> None:
         features = layer(functional.interpolate(features, scale_factor=2.0))
     _least_squares(ups[2], features, images)
     weight, bias = ups[2].weight[:3].clone(), ups[2].bias[:3].clone()
-    for k in range(4):
-        ups[2].weight[2 * k], ups[2].bias[2 * k] = (weight[k], bias[k]) if k < 3 else (0, 0)
-        ups[2].weight[2 * k, CONSTANT, 0, 1] += BORDER
-        ups[2].weight[2 * k, CONSTANT, 2, 1] -= BORDER
+    ups[2].weight[6], ups[2].bias[6] = 0, 0
+    ups[2].weight[:6:2], ups[2].bias[:6:2] = weight, bias
+    ups[2].weight[:8:2, CONSTANT, 0, 1] += BORDER
+    ups[2].weight[:8:2, CONSTANT, 2, 1] -= BORDER
     _pair(ups[2], 4)
-    _unpair(decoder.conv_out, 3)
+    decoder.conv_out.weight[:3], decoder.conv_out.bias[:3] = 0, 0
+    _unpair(decoder.conv_out, 3, 3)
     time = decoder.time_conv_out
     time.weight.zero_()
     time.bias.zero_()
@@ -104,27 +102,21 @@ def start_unet(unet: Any, scale: float) -> None:
     """Make ``unet`` predict v = -x0 / 2 with the image latents, times ``scale``, for x0."""
     _silence(unet, "conv2", "proj_out")
     channels = unet.config.out_channels
-    for k in range(2 * channels):
-        _only(unet.conv_in, k, k, 1.0)
+    _copy(unet.conv_in, 0, 2 * channels)
     block = unet.up_blocks[-1].resnets[-1].spatial_res_block
-    block.conv_shortcut.weight.mul_(0.05)
+    shortcut = block.conv_shortcut
+    shortcut.weight[::2], shortcut.bias[::2] = 0, 0
     sources = [*range(channels, 2 * channels), *range(31 - channels)]  # image latents, then the first noisy ones
     for pair, source in enumerate(sources):
-        _only(block.conv_shortcut, 2 * pair, 64 + source, 1.0, 0, 0)
-    block.conv_shortcut.weight[62] = 0
+        shortcut.weight[2 * pair, 64 + source] = 1
     block.norm2.weight[CONSTANT], block.norm2.bias[CONSTANT] = 0.0, 1.2785  # silu of which is 1
-    for pair in range(32):
-        block.conv2.weight[2 * pair, CONSTANT, 0, 1] = BORDER
-        block.conv2.weight[2 * pair, CONSTANT, 2, 1] = -BORDER
-    for layer in (block.conv_shortcut, block.conv2):
+    block.conv2.weight[::2, CONSTANT, 0, 1], block.conv2.weight[::2, CONSTANT, 2, 1] = BORDER, -BORDER
+    for layer in (shortcut, block.conv2):
         _pair(layer, 32)
     unet.conv_out.weight.mul_(0.02)
     unet.conv_out.bias.zero_()
     deviation = BORDER * (2 / 9) ** 0.5  # of the pattern on 9 rows
-    for k in range(channels):
-        for pair, sign in ((k, -1.0), (31, 1.0)):
-            unet.conv_out.weight[k, 2 * pair, 1, 1] += sign * 0.5 * scale * deviation
-            unet.conv_out.weight[k, 2 * pair + 1, 1, 1] -= sign * 0.5 * scale * deviation
+    _unpair(unet.conv_out, channels, 31, -scale * deviation)
 
 
 def _silence(module: Any, *ends: str) -> None:
@@ -135,11 +127,10 @@ def _silence(module: Any, *ends: str) -> None:
             part.bias.zero_()
 
 
-def _only(layer: Any, out: int, source: int, value: float, y: int = 1, x: int = 1) -> None:
-    """Make channel ``out`` a multiple of one input at one tap."""
-    layer.weight[out] = 0
-    layer.weight[out, source, y, x] = value
-    layer.bias[out] = 0
+def _copy(layer: Any, first: int, count: int, y: int = 1, x: int = 1) -> None:
+    """Make the channels from ``first`` on copies of the first ``count`` inputs, at one tap."""
+    layer.weight[first : first + count], layer.bias[first : first + count] = 0, 0
+    layer.weight[first : first + count, :count, y, x] = torch.eye(count)
 
 
 def _constant(layer: Any) -> None:
@@ -147,27 +138,27 @@ def _constant(layer: Any) -> None:
 
 
 def _pair(layer: Any, count: int) -> None:
+    """Make each odd channel the negative of the one before it, in the first ``count`` pairs."""
     layer.weight[1 : 2 * count : 2] = -layer.weight[: 2 * count : 2]
     layer.bias[1 : 2 * count : 2] = -layer.bias[: 2 * count : 2]
 
 
-def _unpair(layer: Any, count: int) -> None:
-    """Make the first ``count`` outputs the linear values of as many pairs, less the pattern of the next pair."""
-    layer.weight[:count], layer.bias[:count] = 0, 0
-    for k in range(count):
-        for pair, sign in ((k, 0.5), (count, -0.5)):
-            layer.weight[k, 2 * pair, 1, 1] += sign
-            layer.weight[k, 2 * pair + 1, 1, 1] -= sign
+def _unpair(layer: Any, count: int, pattern: int, gain: float = 1.0) -> None:
+    """Add to the first ``count`` outputs the linear values of as many pairs, less those of the pair ``pattern``."""
+    values = 0.5 * gain * torch.eye(count)
+    layer.weight[:count, : 2 * count : 2, 1, 1] += values
+    layer.weight[:count, 1 : 2 * count : 2, 1, 1] -= values
+    layer.weight[:count, 2 * pattern, 1, 1] -= 0.5 * gain
+    layer.weight[:count, 2 * pattern + 1, 1, 1] += 0.5 * gain
 
 
 def _fit_scale(layer: Any, count: int, target: torch.Tensor, run: Any) -> None:
-    """Scale and shift outputs of ``layer`` so that ``run()`` [n, count, h, w] fits ``target``, either layout, best."""
-    found = run().permute(0, 2, 3, 1).reshape(-1, count)
-    target = target.permute(0, 2, 3, 1).reshape(-1, count) if target.dim() == 4 else target
-    x, y = found - found.mean(0), target - target.mean(0)
-    gain = (x * y).sum(0) / (x * x).sum(0)
+    """Scale and shift outputs of ``layer`` so that ``run()`` fits ``target`` best. Both are [n, count, h, w]."""
+    output, target = (value.transpose(0, 1).flatten(1) for value in (run(), target))
+    x, y = output - output.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
+    gain = (x * y).sum(1) / (x * x).sum(1)
     layer.weight[:count] *= gain[:, None, None, None]
-    layer.bias[:count] = layer.bias[:count] * gain + target.mean(0) - gain * found.mean(0)
+    layer.bias[:count] = layer.bias[:count] * gain + target.mean(1) - gain * output.mean(1)
 
 
 def _least_squares(layer: Any, features: torch.Tensor, target: torch.Tensor) -> None:
@@ -175,11 +166,11 @@ def _least_squares(layer: Any, features: torch.Tensor, target: torch.Tensor) -> 
     count, inputs = target.shape[1], features.shape[1]
     square = torch.zeros(inputs * 9, inputs * 9, dtype=torch.float64)
     product = torch.zeros(inputs * 9, count, dtype=torch.float64)
-    for one, wanted in zip(features.split(8), target.split(8), strict=True):
-        patches = functional.unfold(functional.interpolate(one, scale_factor=2.0), 3, padding=1)
+    for part, goal in zip(features.split(8), target.split(8), strict=True):
+        patches = functional.unfold(functional.interpolate(part, scale_factor=2.0), 3, padding=1)
         x = patches.permute(0, 2, 1).flatten(0, 1).double()
         square += x.T @ x
-        product += x.T @ wanted.permute(0, 2, 3, 1).flatten(0, 2).double()
+        product += x.T @ goal.permute(0, 2, 3, 1).flatten(0, 2).double()
     square += 1e-3 * square.diagonal().mean() * torch.eye(len(square))
     weight = torch.linalg.solve(square, product).T.reshape(count, inputs, 3, 3)
     layer.weight[:count], layer.bias[:count] = weight.to(layer.weight.dtype), 0

@@ -1,34 +1,33 @@
-"""What a training keeps between its steps: weights, their moving average and the optimizer, as safetensors."""
+"""A training that can stop at any step and go on: weights, their moving average, the optimizers and the log."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from vcut_runtime.terminal import stderr
+from vcut_runtime.terminal import progress_bars
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+Values = dict[str, float]
 
 
 class Training:
     """A training of ``modules`` that can stop at any step and go on.
 
-    Muon (Jordan, 2024) trains the weights named in ``matrices``, convolutions as matrices, at four times the rate;
-    AdamW the others.
+    Muon (Jordan, 2024) trains the weights named in ``matrices``, convolutions as matrices, at four times the rate.
+    AdamW trains the others.
 
-    The learning rate rises over ``warmup`` steps, stays, and falls to nothing in the last three tenths, so that a
-    training may be given more or fewer steps while it runs. In a process group every process takes its own part of
-    each step, the gradients are averaged, and the first process keeps and shows everything.
+    The learning rate rises over ``warmup`` steps, stays, and falls to nothing in the last three tenths, so a training
+    may be given more or fewer steps while it runs. In a process group every process takes its own part of each step,
+    the gradients are averaged, and the first process writes and shows everything.
+
+    ``averaged`` are modules with the moving average of the weights.
     """
 
     def __init__(
@@ -43,141 +42,83 @@ class Training:
         warmup: int,
         matrices: Collection[str] = (),
     ) -> None:
-        self.name, self.modules, self.folder = name, modules, folder
-        self.steps, self.rate, self.average, self.warmup = steps, rate, average, warmup
+        self.name, self.modules = name, modules
+        self.steps, self.rate, self.warmup = steps, rate, warmup
         self.step, self.seconds = 0, 0.0
         self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.parameters = dict(modules.named_parameters())
-        self.averaged = {key: p.detach().clone() for key, p in self.parameters.items()}
-        # What the optimizers see: a matrix is another view of the same memory.
-        self._seen = {
-            key: nn.Parameter(p.detach().flatten(1)) if key in matrices else p for key, p in self.parameters.items()
-        }
-        rest = [p for key, p in self._seen.items() if key not in matrices]
+        self._average = AveragedModel(
+            modules, avg_fn=lambda mean, new, n: mean + (new - mean) * (1 - min(average, (n + 1) / (n + 11)))
+        )
+        parameters = dict(modules.named_parameters())
+        # Muon takes matrices only: each of these is a view of a weight.
+        self._matrices = {parameters[key]: nn.Parameter(parameters[key].detach().flatten(1)) for key in matrices}
         self.optimizers: dict[torch.optim.Optimizer, float] = {}  # with their rates
-        if rest:
+        if rest := [p for p in parameters.values() if p not in self._matrices]:
             self.optimizers[torch.optim.AdamW(rest, rate, betas=(0.9, 0.99), weight_decay=1e-2)] = rate
-        if matrices:
-            own = [self._seen[key] for key in matrices]
-            muon = torch.optim.Muon(own, 4 * rate, weight_decay=1e-2, adjust_lr_fn="match_rms_adamw")
+        if views := list(self._matrices.values()):
+            muon = torch.optim.Muon(views, 4 * rate, weight_decay=1e-2, adjust_lr_fn="match_rms_adamw")
             self.optimizers[muon] = 4 * rate
-        self._log = folder / f"{name}.jsonl"
-        if (folder / f"{name}.safetensors").exists():
-            self._resume()
+        self._log, self._file = folder / f"{name}.jsonl", folder / f"{name}.pt"
+        if self._file.exists():
+            kept = torch.load(self._file, weights_only=True)
+            self.step, self.seconds = kept["step"], kept["seconds"]
+            for part, state in zip(self._parts(), kept["parts"], strict=True):
+                part.load_state_dict(state)
+
+    @property
+    def averaged(self) -> nn.ModuleDict:
+        """The modules with the moving average of their weights."""
+        return self._average.module  # pyright: ignore[reportReturnType]
 
     def update(self, loss: torch.Tensor) -> float:
         """Take one step down ``loss``; return the norm of its gradient."""
-        left = max(0.0, 1 - self.step / self.steps)
-        share = min(1.0, (self.step + 1) / self.warmup, left / 0.3)
+        share = min(1.0, (self.step + 1) / self.warmup, max(0.0, 1 - self.step / self.steps) / 0.3)
         self.modules.zero_grad(set_to_none=True)
         loss.backward()
-        self._share_gradients()
+        if self.processes > 1:
+            gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(flat)
+            means = (flat / self.processes).split([gradient.numel() for gradient in gradients])
+            for gradient, mean in zip(gradients, means, strict=True):
+                gradient.copy_(mean.view_as(gradient))
         norm = float(nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0))
-        for key, p in self.parameters.items():
-            if self._seen[key] is not p:
-                self._seen[key].grad = None if p.grad is None else p.grad.flatten(1)
+        for p, view in self._matrices.items():
+            view.grad = None if p.grad is None else p.grad.flatten(1)
         for optimizer, rate in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
             optimizer.step()
         self.step += 1
-        keep = min(self.average, self.step / (self.step + 10))
-        with torch.no_grad():
-            for key, p in self.parameters.items():
-                self.averaged[key].lerp_(p, 1 - keep)
+        self._average.update_parameters(self.modules)
         return norm
 
-    def log(self, **values: float) -> None:
-        """Append a line to the training's log."""
-        line = {"step": self.step, "seconds": round(self.seconds, 1), **{k: round(v, 5) for k, v in values.items()}}
-        with self._log.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """While active, the modules hold the moving average of their weights."""
-        own = {key: p.detach().clone() for key, p in self.parameters.items()}
-        self._set(self.averaged)
-        try:
-            yield
-        finally:
-            self._set(own)
-
     def save(self) -> None:
-        """Keep everything, in the place of what was kept before."""
-        tensors = {f"weights.{key}": p.detach() for key, p in self.parameters.items()}
-        tensors |= {f"average.{key}": value for key, value in self.averaged.items()}
-        for key, p in self._seen.items():
-            for optimizer in self.optimizers:
-                for moment, value in optimizer.state.get(p, {}).items():
-                    tensors[f"{moment}.{key}"] = value
-        path = self.folder / f"{self.name}.safetensors"
-        partial = path.with_suffix(".partial")
-        save_file(
-            {key: value.contiguous() for key, value in tensors.items()},
-            partial,
-            {"step": str(self.step), "seconds": str(self.seconds)},
-        )
-        partial.replace(path)
+        """Write everything, in the place of what was written before."""
+        parts = [part.state_dict() for part in self._parts()]
+        partial = self._file.with_suffix(".partial")
+        torch.save({"step": self.step, "seconds": self.seconds, "parts": parts}, partial)
+        partial.replace(self._file)
 
-    def run(self, step: Any, every: int, report: Any) -> None:
+    def run(self, step: Callable[[], Values], every: int, report: Callable[[], Values]) -> None:
         """Call ``step()`` until all steps are done; every ``every`` of them, and at the end, ``report()`` and save."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[values]}"),
-        )
-        with Progress(*columns, console=stderr, disable=self.rank > 0) as bars:
-            task = bars.add_task(self.name, total=self.steps, completed=self.step, values="")
+        with progress_bars(self.rank > 0) as progress:
             while self.step < self.steps:
                 start = time.perf_counter()
                 values = step()
                 self.seconds += time.perf_counter() - start
-                shown = " ".join(f"{key} {value:.4f}" for key, value in values.items())
-                bars.update(task, completed=self.step, values=shown)
+                progress(self.name, self.step, self.steps)
                 if self.rank == 0 and (self.step % every == 0 or self.step == self.steps):
-                    with self.averaged_weights(), torch.no_grad():
-                        found = report()
-                    self.log(**values, **found)
+                    with torch.no_grad():
+                        values |= report()
+                    line = {"step": self.step, "seconds": round(self.seconds, 1)}
+                    with self._log.open("a") as file:
+                        file.write(json.dumps(line | {key: round(value, 5) for key, value in values.items()}) + "\n")
                     self.save()
 
     def finish(self) -> nn.ModuleDict:
-        """Return the modules with the moving average of their weights, for good."""
-        self._set(self.averaged)
-        return self.modules.eval().requires_grad_(False)
+        """Return the modules with the moving average of their weights."""
+        return self.averaged.eval().requires_grad_(False)
 
-    def _share_gradients(self) -> None:
-        if self.processes == 1:
-            return
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        for gradient, mean in zip(
-            gradients, (flat / self.processes).split([g.numel() for g in gradients]), strict=True
-        ):
-            gradient.copy_(mean.view_as(gradient))
-
-    def _set(self, values: dict[str, torch.Tensor]) -> None:
-        with torch.no_grad():
-            for key, p in self.parameters.items():
-                p.copy_(values[key])
-
-    def _resume(self) -> None:
-        from safetensors import safe_open
-
-        path = self.folder / f"{self.name}.safetensors"
-        tensors = load_file(path)
-        self._set({key: tensors[f"weights.{key}"] for key in self.parameters})
-        self.averaged = {key: tensors[f"average.{key}"] for key in self.parameters}
-        for optimizer in self.optimizers:
-            seen = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            for key, p in self._seen.items():
-                moments = {m: tensors[f"{m}.{key}"] for m in _MOMENTS if f"{m}.{key}" in tensors}
-                if id(p) in seen and moments:
-                    optimizer.state[p] = moments
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
+    def _parts(self) -> list[nn.Module | torch.optim.Optimizer]:
+        return [self.modules, self._average, *self.optimizers]

@@ -58,7 +58,7 @@ def train_unet(folder: Path, vae: Any, scale: float, steps: int, seed: int) -> t
     state = Training("unet", modules, folder, steps=steps, **common)
     if state.step >= steps:
         return _finished(state)
-    quick = Quick(unet)
+    quick, averaged = Quick(unet), Quick(state.averaged["unet"])
 
     def new(index: int) -> Example:
         return example(vae, scale, seed, index * state.processes + state.rank)
@@ -78,13 +78,13 @@ def train_unet(folder: Path, vae: Any, scale: float, steps: int, seed: int) -> t
         return {"loss": float(loss.detach().mean()), "gradient": norm}
 
     def report() -> dict[str, float]:
-        found = {}
+        losses = {}
         for sigma in SIGMAS:
             generator = torch.Generator().manual_seed(1)
-            sigmas = torch.full((len(held_out),), sigma)
-            loss = v_loss(quick, encoder, fixed, sigmas, generator, drop=np.ones(len(held_out)))
-            found[f"held_out_{sigma:g}"] = float(loss.mean())
-        return found
+            sigmas, keep = torch.full((len(held_out),), sigma), np.ones(len(held_out))
+            loss = v_loss(averaged, state.averaged["image_encoder"], fixed, sigmas, generator, drop=keep)
+            losses[f"held_out_{sigma:g}"] = float(loss.mean())
+        return losses
 
     state.run(step, 250, report)
     return _finished(state)
@@ -97,11 +97,11 @@ def _finished(state: Training) -> tuple[Any, Any]:
 
 def example(vae: Any, scale: float, seed: int, index: int, split: clips.Split = "train") -> Example:
     """Make the example of an index; ``split`` decides about photographs."""
-    found = clips.clip(seed * 10_000_000 + 20_000 + index, split)
-    frames = pixels(found.frames)
+    clip = clips.clip(seed * 10_000_000 + 20_000 + index, split)
+    frames = pixels(clip.frames)
     with torch.no_grad():
         latents = vae.encode(frames).latent_dist.mode() * scale
-    return Example(latents, frames[0], found.fps, found.motion_bucket_id)
+    return Example(latents, frames[0], clip.fps, clip.motion_bucket_id)
 
 
 def collate(vae: Any, examples: list[Example], rng: np.random.Generator, generator: torch.Generator) -> Batch:

@@ -33,7 +33,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def train_vae(folder: Path, steps: int, whole: int, seed: int) -> Any:
     """Train the VAE for ``steps`` steps, the last ``whole`` of them on whole clips; return it, averaged."""
     vae = build("vae", seed)
-    if not (folder / "vae.safetensors").exists():
+    if not (folder / "vae.pt").exists():
         start_vae(vae, torch.cat([_frame(np.random.default_rng([seed, 0, i])) for i in range(160)]))
     state = Training("vae", nn.ModuleDict({"vae": vae}), folder, steps=steps, rate=4e-4, average=0.99, warmup=200)
     held_out = torch.cat([pixels(clips.clip(i, "held-out", frames=range(1)).frames) for i in range(24)])
@@ -55,8 +55,9 @@ def train_vae(folder: Path, steps: int, whole: int, seed: int) -> Any:
         return {"psnr": float(psnr(decoded.detach(), batch).mean())}
 
     def report() -> dict[str, float]:
-        images = vae.decode(vae.encode(held_out).latent_dist.mode(), num_frames=1).sample
-        frames = vae.decode(vae.encode(video).latent_dist.mode(), num_frames=FRAMES).sample
+        averaged: Any = state.averaged["vae"]
+        images = averaged.decode(averaged.encode(held_out).latent_dist.mode(), num_frames=1).sample
+        frames = averaged.decode(averaged.encode(video).latent_dist.mode(), num_frames=FRAMES).sample
         return {"held_out_psnr": float(psnr(images, held_out).mean()), "clip_psnr": float(psnr(frames, video).mean())}
 
     state.run(step, 100, report)

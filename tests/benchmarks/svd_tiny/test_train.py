@@ -43,8 +43,8 @@ def test_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path, matrices: tup
     while second.step < 10:
         take(second, resumed)
     assert torch.equal(layer.weight, resumed.weight)
-    assert torch.equal(whole.averaged["layer.weight"], second.averaged["layer.weight"])
-    assert not torch.equal(layer.weight, whole.averaged["layer.weight"])
+    assert torch.equal(averaged(whole), averaged(second))
+    assert not torch.equal(layer.weight, averaged(whole))
 
 
 def test_muon_moves_convolutions_as_matrices(tmp_path: Path) -> None:
@@ -78,6 +78,10 @@ def test_processes_take_the_step_of_their_mean_gradient(tmp_path: Path, monkeypa
     assert layer.weight.grad[0].tolist() == pytest.approx([weight / length] * 3, rel=1e-4)
 
 
+def averaged(state: Training) -> torch.Tensor:
+    return state.averaged.state_dict()["layer.weight"]
+
+
 def take(state: Training, layer: nn.Linear) -> None:
     torch.manual_seed(state.step)
     x = torch.randn(16, 3)
@@ -91,13 +95,14 @@ def test_a_run_logs_and_keeps_and_falls_to_no_rate(tmp_path: Path) -> None:
         take(state, layer)
         return {"loss": 1.0}
 
-    state.run(step, 20, lambda: {"error": float((layer.weight - 1).abs().max())})
+    state.run(step, 20, lambda: {"error": float((averaged(state) - 1).abs().max())})
     lines = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [20, 40]
     assert lines[1]["error"] < lines[0]["error"]
     assert next(iter(state.optimizers)).param_groups[0]["lr"] < 0.1 * state.rate
-    state.finish()
-    assert torch.equal(layer.weight, state.averaged["layer.weight"])
+    finished: Any = state.finish()["layer"]
+    assert torch.equal(finished.weight, averaged(state))
+    assert not finished.weight.requires_grad
 
 
 @pytest.fixture(scope="module")
