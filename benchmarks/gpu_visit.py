@@ -2,13 +2,13 @@
 
     python benchmarks/gpu_visit.py --wheels WHEELS --json benchmarks/results/GPU-DATE.json [--minutes 25] [--dry-run]
 
-WHEELS holds this project's wheel and those it needs (``pip wheel '.[export,tensorrt-rtx,dev]' -w WHEELS``); a wheel
-may come in parts named ``NAME.whl.00``, ``NAME.whl.01`` ... What is installed on the machine already, such as torch, is
-used as it is and its wheel may be left out. Only the standard library is needed to start.
+WHEELS holds this project's wheel and the wheels that it needs (``pip wheel '.[export,tensorrt-rtx,dev]' -w WHEELS``). A
+wheel may come in parts named ``NAME.whl.00``, ``NAME.whl.01`` ... Packages that the machine already has, such as torch,
+are used as they are, and their wheels may be left out. Starting needs only the standard library.
 
 The questions, in order: does each TensorRT run on this GPU at all; do its engines agree with ONNX Runtime on the CPU
-(``pytest -m gpu``); how long does a video take beside its peers. A step that fails or does not fit into the time is
-noted with its reason, and the next one goes on. The result is written after every step.
+(``pytest -m gpu``); how long does a video take beside its peers. If a step fails or does not fit into the time, the
+record says why, and the next step runs. The record is written after every step.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vcut_engines.options import Engines
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
@@ -38,7 +42,7 @@ PACKAGES = (
 
 @dataclass
 class Step:
-    """One command of the visit; its last line of standard output, if it is JSON, is its result."""
+    """One command of the visit. If its output ends with JSON, that is its result."""
 
     name: str
     question: str
@@ -79,7 +83,8 @@ class Visit:
                 step.command, capture_output=True, text=True, cwd=step.folder, env=self.environment, timeout=seconds
             )
         except subprocess.TimeoutExpired as error:
-            text = (error.stderr or b"").decode(errors="replace") if isinstance(error.stderr, bytes) else ""
+            printed: Any = error.stderr or b""  # bytes, even of a text stream
+            text = printed if isinstance(printed, str) else printed.decode(errors="replace")
             return {"status": "failed", "reason": f"not done after {seconds:.0f} s", "stderr": text[-2000:]}
         except OSError as error:
             return {"status": "failed", "reason": str(error)}
@@ -103,121 +108,113 @@ class Visit:
 
 def plan(work: Path, site: Path, wheels: Path, *, full: bool) -> list[Step]:
     """Return the steps of a visit that works in ``work`` and installs into ``site``."""
-    python = sys.executable
-    tiny, real = work / "svd-tiny", work / "svd-xt"
-    install = "from gpu_visit import install; import sys; install(sys.argv[1], sys.argv[2])"
-
-    def latency(bundle: Path, *options: str) -> list[str]:
-        return [python, "-m", "vcut_runtime", "bench", "latency", str(bundle), "--json", *options]
-
-    def build(bundle: Path, library: str) -> list[str]:
-        return [python, "-m", "vcut_runtime", "build", str(bundle), "--engines", library, "--gpu", "this", "--json"]
-
-    def export(model: str, bundle: Path) -> list[str]:
-        words = ["--model", model, "--random-weights", "--deep-cache", "--output", str(bundle), "--engines", "none"]
-        return [python, "-m", "vcut_runtime", "export", *words, "--json"]
-
-    smoke = "from gpu_visit import smoke; import sys; smoke(sys.argv[1])"
     here = ROOT / "benchmarks"
+    tiny, real = work / "svd-tiny", work / "svd-xt"
+    libraries = ("tensorrt-rtx", "tensorrt")
+
+    def python(function: str, *arguments: str) -> list[str]:
+        code = f"from gpu_visit import {function}; import sys; {function}(*sys.argv[1:])"
+        return [sys.executable, "-c", code, *arguments]
+
+    def vcut(*words: str) -> list[str]:
+        return [sys.executable, "-m", "vcut_runtime", *words, "--json"]
+
+    def export(bundle: Path) -> list[str]:
+        options = ("--random-weights", "--deep-cache", "--engines", "none")
+        return vcut("export", "--model", bundle.name, "--output", str(bundle), *options)
+
+    def build(bundle: Path, library: str, minutes: float) -> Step:
+        name, question = f"{library} build {bundle.name}", f"do {bundle.name}'s engines build"
+        command = vcut("build", str(bundle), "--engines", library, "--gpu", "this")
+        return Step(name, question, command, minutes, f"{library} runs")
+
     steps = [
-        Step("install", "do the wheels install", [python, "-c", install, str(wheels), str(site)], 4, folder=here),
-        Step("export svd-tiny", "does it compile here", export("svd-tiny", tiny), 3, "install"),
+        Step("install", "do the wheels install", python("install", str(wheels), str(site)), 4, folder=here),
+        Step("export svd-tiny", "does it compile here", export(tiny), 3, "install"),
     ]
-    for library in ("tensorrt-rtx", "tensorrt"):
-        steps += [
-            Step(
-                f"{library} runs",
-                f"does {library} run on this GPU at all",
-                [python, "-c", smoke, library],
-                2,
-                "install",
-                here,
-            ),
-            Step(
-                f"{library} build svd-tiny", "do svd-tiny's engines build", build(tiny, library), 3, f"{library} runs"
-            ),
-        ]
-    tests = [python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu/test_engines.py"]
+    for library in libraries:
+        question = f"does {library} run on this GPU at all"
+        steps.append(Step(f"{library} runs", question, python("smoke", library), 2, "install", here))
+        steps.append(build(tiny, library, 3))
+    tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu/test_engines.py"]
     steps.append(Step("gpu tests", "do engines and pipeline agree with ONNX Runtime on the CPU", tests, 6, "install"))
-    steps.append(Step("latency svd-tiny", "how fast at small size", latency(tiny), 6, "export svd-tiny"))
+    command = vcut("bench", "latency", str(tiny))
+    steps.append(Step("latency svd-tiny", "how fast at small size", command, 6, "export svd-tiny"))
     if full:
-        steps.append(Step("export svd-xt", "does the real size compile", export("svd-xt", real), 4, "install"))
-        for library in ("tensorrt-rtx", "tensorrt"):
-            built = f"{library} build svd-xt"
-            steps.append(Step(built, "do SVD-XT's engines build", build(real, library), 8, f"{library} runs"))
-        # A video of diffusers' takes a minute and a half on an A10: only those peers that an engine is compared with.
-        peers = "diffusers,diffusers-compiled,tensorrt-unfolded"
-        options = ("--repeats", "2", "--cut-steps", "17", "--cache-intervals", "3", "--peers", peers)
-        command = latency(real, *options)
+        steps.append(Step("export svd-xt", "does the real size compile", export(real), 4, "install"))
+        steps += [build(real, library, 8) for library in libraries]
+        # A video takes diffusers a minute and a half on an A10, so only the peers that engines are compared with run.
+        options = ("--repeats", "2", "--cut-steps", "17", "--cache-intervals", "3")
+        peers = ("--peers", "diffusers,diffusers-compiled,tensorrt-unfolded")
+        command = vcut("bench", "latency", str(real), *options, *peers)
         steps.append(Step("latency svd-xt", "how fast at 25 frames of 576x1024", command, 10, "export svd-xt"))
     return steps
 
 
 def install(wheels: str, site: str) -> None:
-    """Join wheels that came in parts, and install all that the machine lacks, and this project, without a network."""
+    """Join wheels that came in parts. Install what the machine lacks, and this project, without a network."""
     folder = Path(wheels)
     for first in sorted(folder.glob("*.whl.00")):
         whole = first.with_suffix("")
         with whole.open("wb") as file:
             for part in sorted(folder.glob(f"{whole.name}.[0-9][0-9]")):
                 file.write(part.read_bytes())
-    found = sorted(str(path) for path in folder.glob("*.whl") if not _is_there(path.name))
-    if found:
+    needed = sorted(str(path) for path in folder.glob("*.whl") if not _is_there(path.name))
+    if needed:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
-        subprocess.run([*pip, "--upgrade", "--target", site, *found], check=True)
+        subprocess.run([*pip, "--upgrade", "--target", site, *needed], check=True)
     missing = [name for name in PACKAGES if not _imports(name)]
-    print(json.dumps({"installed": [Path(name).name for name in found], "missing": missing}))
+    print(json.dumps({"installed": [Path(name).name for name in needed], "missing": missing}))
     if missing:
         sys.exit(f"these packages are neither here nor among the wheels: {', '.join(missing)}")
 
 
-def smoke(library: str) -> None:
-    """Build a graph of a few nodes for this GPU, run it, and print what came of it."""
+def smoke(library: Engines) -> None:
+    """Build a graph of two nodes for this GPU, run it, and print how far the result is off."""
     import numpy as np
     import onnx
     from onnx import TensorProto, helper
 
     from vcut_engines import choose_target
-    from vcut_engines.compile import Job, Recipe, compile_graph
-    from vcut_runtime.cuda import Cuda
-    from vcut_runtime.tensorrt_library import load_library
+    from vcut_engines.compile import EngineJob, compile_graph
+    from vcut_engines.recipe import Recipe
+    from vcut_runtime.backends.cuda import Cuda
+    from vcut_runtime.backends.tensorrt_library import load_library
 
-    target = choose_target(library, "this")
+    target = choose_target(library, "this", "fp32")
     assert not isinstance(target, str), target
     cuda, loaded = Cuda(), load_library(target.library)
-    with contextlib.ExitStack() as stack:
-        import tempfile
-
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        spec = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 64]) for name in ("x", "y")]
+    with tempfile.TemporaryDirectory() as folder:
+        path, engine_path, log = (f"{folder}/smoke.{suffix}" for suffix in ("onnx", "engine", "log"))
+        x_info, y_info = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 64]) for name in ("x", "y"))
         nodes = [helper.make_node("MatMul", ["x", "x"], ["z"]), helper.make_node("Add", ["z", "x"], ["y"])]
-        graph = helper.make_graph(nodes, "smoke", spec[:1], spec[1:])
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), folder / "smoke.onnx")
-        recipe = Recipe(target.library, target.version, target.compute_capability, {}, tf32=False)
-        names = {key: str(folder / f"smoke.{key}") for key in ("onnx", "engine", "log")}
-        compile_graph(Job(recipe, "smoke", names["onnx"], names["engine"], names["log"], None), lambda *_: None)
-        errors: list[str] = []
-        runtime = loaded.module.Runtime(loaded.logger(lambda severity, text: errors.append(f"{severity} {text}")))
-        engine = runtime.deserialize_cuda_engine((folder / "smoke.engine").read_bytes())
-        if engine is None:
-            sys.exit(" ".join(errors[-1:]) or "the engine does not load")
-        context = engine.create_execution_context()
-        x = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32)
-        y = np.empty_like(x)
-        memory = {name: cuda.allocate(x.nbytes, name) for name in ("x", "y")}
-        cuda.copy_in(memory["x"].address, x)
-        for name, block in memory.items():
-            context.set_tensor_address(name, block.address)
-        if not context.execute_async_v3(cuda.stream):
-            sys.exit(" ".join(errors[-1:]) or "the engine does not run")
-        cuda.copy_out(y, memory["y"].address)
+        graph = helper.make_graph(nodes, "smoke", [x_info], [y_info])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), path)
+        recipe = Recipe(target.library, target.version, target.compute_capability, "fp32")
+        compile_graph(EngineJob(recipe, "smoke", path, engine_path, log), lambda *_: None)
+        serialized = Path(engine_path).read_bytes()
+    errors: list[str] = []
+    runtime = loaded.module.Runtime(loaded.logger(lambda severity, text: errors.append(f"{severity} {text}")))
+    engine = runtime.deserialize_cuda_engine(serialized)
+    if engine is None:
+        sys.exit(" ".join(errors[-1:]) or "the engine does not load")
+    context = engine.create_execution_context()
+    x = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32)
+    y = np.empty_like(x)
+    memory = {name: cuda.allocate(x.nbytes, name) for name in ("x", "y")}
+    cuda.copy_in(memory["x"].address, x)
+    for name, block in memory.items():
+        context.set_tensor_address(name, block.address)
+    if not context.execute_async_v3(cuda.stream):
+        sys.exit(" ".join(errors[-1:]) or "the engine does not run")
+    cuda.copy_out(y, memory["y"].address)
     error = float(np.abs(y - (x @ x + x)).max())
     print(json.dumps({"library": loaded.title, "target": target.name, "gpu": cuda.name, "largest_error": error}))
     sys.exit(None if error < 1e-2 else f"the result is off by {error}")
 
 
 def machine() -> dict[str, Any]:
-    """Return what the machine is, as far as it tells without anything installed."""
+    """Return what the machine says about itself when nothing is installed."""
     facts: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),  # noqa: UP017
         "python": platform.python_version(),
@@ -232,7 +229,7 @@ def machine() -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Visit, or say what a visit would do."""
+    """Make the visit, or print its plan."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--wheels", type=Path, required=True, help="folder of wheels, whole or in parts")
     parser.add_argument("--json", type=Path, required=True, dest="output", help="where the result goes")
@@ -242,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check the wheels and print the plan; run nothing")
     given = parser.parse_args(arguments)
     if not given.wheels.is_dir():
-        print(f"error: no folder of wheels at {given.wheels}: make one with pip download", file=sys.stderr)
+        print(f"error: no folder of wheels at {given.wheels}: make one with pip wheel", file=sys.stderr)
         return 2
     work = given.work.resolve()
     site = work / "site"
@@ -262,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _is_there(wheel: str) -> bool:
-    """Tell whether a wheel's distribution is installed already, torch for instance; this project's own never counts."""
+    """Tell whether the distribution of a wheel is installed, such as torch. This project is always installed anew."""
     from importlib.metadata import PackageNotFoundError, version
 
     name = re.split(r"-\d", wheel)[0]
@@ -283,7 +280,7 @@ def _imports(name: str) -> bool:
 
 
 def _last_json(text: str) -> Any:
-    """Return the JSON that output ends with, over one line or many."""
+    """Return the JSON that ``text`` ends with, on one line or on many."""
     start = max(text.rfind("\n{"), text.rfind("\n[")) + 1
     return json.loads(text[start:] if start else text)
 

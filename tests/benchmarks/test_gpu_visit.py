@@ -43,7 +43,7 @@ def test_dry_run_prints_the_plan_and_runs_nothing(tmp_path: Path) -> None:
 
 def test_wheels_are_needed(tmp_path: Path, gpu_visit: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_visit.main(["--wheels", str(tmp_path / "none"), "--json", "x.json"]) == 2
-    assert "pip download" in capsys.readouterr().err
+    assert "pip wheel" in capsys.readouterr().err
 
 
 def test_every_command_of_the_plan_exists(gpu_visit: Any, tmp_path: Path) -> None:
