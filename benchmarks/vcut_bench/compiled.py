@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from vcut_bench.reference import Reference, attention_biases, check_same_weights, draw, load_diffusers
 from vcut_bench.work import write_json
-from vcut_runtime import Bundle, Pipeline, Step, open_bundle
+from vcut_runtime import Bundle, Manifest, Pipeline, RunOptions, Step, open_bundle
+from vcut_runtime.bundle.manifest import EngineLibrary, Tca
 from vcut_runtime.errors import UsageError
-from vcut_runtime.manifest import SHALLOW, EngineLibrary, Scheduler, Tca
-from vcut_runtime.schedule import QualityBias, check_cut_step, plan_steps, scale_cut_step
+from vcut_runtime.run_plan import choose_schedule
+from vcut_runtime.schedule import CutStep, QualityBias
 
 Progress = Callable[[str, int, int], None]
-Setting = tuple[QualityBias | None, int | None]  # bias and cut step; both None: never cut
+Setting = tuple[QualityBias | None, CutStep | None]  # bias and cut step; both None: never cut
 _PAPER = (25, 10, 24)  # steps, and the cut steps that are tried by default
 
 
@@ -30,23 +30,23 @@ def open_bundles(bundles: Sequence[str | Path]) -> dict[Tca, Bundle]:
     Raises:
         UsageError: none is given, two have the same ``tca``, or they differ in more.
     """
-    found: dict[Tca, Bundle] = {}
+    opened: dict[Tca, Bundle] = {}
     for path in bundles:
         bundle = open_bundle(path, hashes=False)
-        if bundle.manifest.tca in found:
+        if bundle.manifest.tca in opened:
             raise UsageError(
-                f"{found[bundle.manifest.tca].root} and {path} both {bundle.manifest.tca} temporal cross-attention: "
+                f"{opened[bundle.manifest.tca].root} and {path} both {bundle.manifest.tca} temporal cross-attention: "
                 "name one bundle for each --tca"
             )
-        found[bundle.manifest.tca] = bundle
-    if not found:
+        opened[bundle.manifest.tca] = bundle
+    if not opened:
         raise UsageError("no bundle given: name one, made with 'vcut export'")
-    first, *others = found.values()
+    first, *others = opened.values()
     for other in others:
         for what in ("model", "sizes", "precision", "steps"):
             if getattr(other.manifest, what) != getattr(first.manifest, what):
                 raise UsageError(f"{first.root} and {other.root} differ in their {what}: compare one model at a time")
-    return found
+    return opened
 
 
 def check_interval(cache_interval: int, bundles: Mapping[Tca, Bundle]) -> None:
@@ -54,7 +54,7 @@ def check_interval(cache_interval: int, bundles: Mapping[Tca, Bundle]) -> None:
     if cache_interval < 1:
         raise UsageError(f"--cache-interval {cache_interval} is below 1: give 1 to compute all layers in every step")
     if cache_interval > 1 and not all(bundle.manifest.deep_features for bundle in bundles.values()):
-        raise UsageError("--cache-interval wants bundles with shallow steps: export them with --deep-cache")
+        raise UsageError("--cache-interval needs bundles with shallow steps: export them with --deep-cache")
 
 
 def distinct_intervals(cache_intervals: Sequence[int]) -> list[int]:
@@ -68,9 +68,9 @@ def distinct_intervals(cache_intervals: Sequence[int]) -> list[int]:
     return [interval for interval in dict.fromkeys(cache_intervals) if interval > 1]
 
 
-def setting_name(cut_step: int | None, cache_interval: int = 1) -> str:
-    """Return how results call a setting: ``17``, ``none`` where it is never cut, ``17 k=3`` with a cache interval."""
-    name = "none" if cut_step is None else str(cut_step)
+def setting_name(cut_step: CutStep, cache_interval: int = 1) -> str:
+    """Return how results call a setting: ``17``, ``none`` if it is never cut, ``17 k=3`` with a cache interval."""
+    name = str(cut_step)
     return name if cache_interval == 1 else f"{name} k={cache_interval}"
 
 
@@ -79,10 +79,10 @@ def interval_suffix(cache_interval: int) -> str:
     return f"-interval-{cache_interval}" if cache_interval > 1 else ""
 
 
-def steps_by_graph(scheduler: Scheduler, steps: int, cut_step: int | None, cache_interval: int = 1) -> Counter[str]:
+def steps_by_graph(manifest: Manifest, cut_step: CutStep, cache_interval: int = 1) -> Counter[str]:
     """Return how many steps of a video each graph computes."""
-    planned = plan_steps(scheduler, steps, check_cut_step(cut_step, steps), cache_interval)
-    return Counter(SHALLOW[step.stage] if step.shallow else step.stage for step in planned)
+    schedule = choose_schedule(manifest, RunOptions(cut_step=cut_step, cache_interval=cache_interval))
+    return Counter(step.graph for step in schedule)
 
 
 def load_checked(ref: Reference, given: Mapping[Tca, Bundle], backend: str, biases: Path) -> Any:
@@ -93,9 +93,9 @@ def load_checked(ref: Reference, given: Mapping[Tca, Bundle], backend: str, bias
         VcutError: they cannot be had.
     """
     pipeline = load_diffusers(ref)
-    found = attention_biases(pipeline)
-    check_same_weights(found, Pipeline.load(next(iter(given.values())), backend), ref.checkpoint.id)
-    write_json(biases, found)
+    biases_of_unet = attention_biases(pipeline)
+    check_same_weights(biases_of_unet, Pipeline.load(next(iter(given.values())), backend), ref.checkpoint.id)
+    write_json(biases, biases_of_unet)
     return pipeline
 
 
@@ -117,6 +117,7 @@ def open_ours(
     """
     bundle: Bundle | Path | None = given.get(tca)
     if bundle is None:
+        from vcut_engines import build
         from vcut_export import export
         from vcut_runtime.backends import choose
 
@@ -132,11 +133,13 @@ def open_ours(
             frames=m.frames,
             steps=m.steps,
             precision=m.precision,
+            operators=m.operators,
             tca=tca,
             decode_chunk=m.decode_chunk,
             deep_cache=bool(m.deep_features),
-            engines=cast(Any, chosen if chosen in get_args(EngineLibrary) else "none"),
         )
+        if chosen in get_args(EngineLibrary):
+            build(bundle, engines=chosen)
         progress(f"compile, tca {tca}", 1, 1)
     pipeline = Pipeline.load(bundle, backend, threads=threads)
     check_same_weights(biases, pipeline, ref.checkpoint.id)
@@ -164,16 +167,16 @@ def sweep(
     """
     noise, latents = draw(pipeline.manifest, seed)
     before = {1: latents}  # step -> latents that it starts from
-    wanted = {cut for _, cut in settings if cut is not None and cut <= steps}
+    starts = {cut for _, cut in settings if isinstance(cut, int) and cut <= steps}
 
-    def keep(step: Step, after: np.ndarray) -> None:
-        if step.index + 1 in wanted:
-            before[step.index + 1] = np.array(after)  # the backend's own memory is used again
+    def keep(number: int, step: Step, after: np.ndarray) -> None:
+        if number + 1 in starts:
+            before[number + 1] = np.array(after)  # the backend uses its own memory again
 
     common: dict[str, Any] = {"num_inference_steps": steps, "noise": noise, **(options or {})}
-    whole = pipeline(image, cut_step=None, latents=latents, callback=keep, **common).frames
+    whole = pipeline(image, cut_step="none", latents=latents, callback=keep, **common).frames
     for bias, cut in settings:
-        if bias is None or cut is None or cut > steps:
+        if bias is None or not isinstance(cut, int) or cut > steps:
             yield (bias, cut), whole
             continue
         own: dict[str, Any] = {"cut_step": cut, "start_step": cut, "quality_bias": bias}
@@ -190,21 +193,9 @@ def fingerprint(pipeline: Pipeline) -> str:
 def default_cut_steps(steps: int) -> list[int]:
     """Return 10 to 24 of 25 steps, or the same shares of ``steps``."""
     of, first, last = _PAPER
-    return list(range(scale_cut_step(first, of, steps), min(steps, scale_cut_step(last, of, steps)) + 1))
+    return list(range(share_of_steps(first, of, steps), min(steps, share_of_steps(last, of, steps)) + 1))
 
 
-def parse_cut_steps(text: str) -> list[int]:
-    """Return ``none,10,12..24`` as numbers; ``none`` adds nothing, for the never-cut video is always made.
-
-    Raises:
-        UsageError: it is not of this form.
-    """
-    found: list[int] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        numbers = re.fullmatch(r"(\d{1,6})(?:\.\.(\d{1,6}))?", part)
-        if part.lower() == "none":
-            continue
-        if numbers is None:
-            raise UsageError(f"--cut-steps {text!r} is no list of steps: write it as none,10,12..24")
-        found += range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1)
-    return found
+def share_of_steps(cut_step: int, steps: int, new_steps: int) -> int:
+    """Return the cut step after the same share of ``new_steps`` steps (17 of 25 becomes 7 of 10)."""
+    return round((cut_step - 1) * new_steps / steps) + 1

@@ -26,15 +26,16 @@ import typer
 from vcut_bench import roofline
 from vcut_bench.compiled import distinct_intervals, setting_name, steps_by_graph
 from vcut_bench.numbers import Numbers, show
-from vcut_bench.peers import OURS, PEERS, ROOFLINE, Job, choose_reference
+from vcut_bench.peers import OURS, PEERS, ROOFLINE, PeerJob, choose_reference
 from vcut_bench.provenance import about, provenance, save
 from vcut_bench.turns import STAGES, Configuration, Contest, Open, Progress, ratios, step_loop, summarize
 from vcut_bench.worker import Worker
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import choose
+from vcut_runtime.bundle.graph import GRAPHS
+from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.manifest import SHALLOW, Manifest
-from vcut_runtime.schedule import check_cut_step
+from vcut_runtime.schedule import CutStep, check_cut_step, parse_cut_steps
 from vcut_runtime.terminal import JSON, QUIET
 
 BASELINE = "diffusers"
@@ -56,7 +57,7 @@ def measure(
     bundle: str | Path,
     *,
     backend: str = "auto",
-    cut_steps: Sequence[int | None] | None = None,
+    cut_steps: Sequence[CutStep] | None = None,
     cache_intervals: Sequence[int] | None = None,
     peers: str | Sequence[str] = "all",
     repeats: int = 5,
@@ -72,16 +73,16 @@ def measure(
     Args:
         bundle: its folder.
         backend: that runs it, as ``vcut run`` takes it.
-        cut_steps: first quality improvement steps to time, None never cuts; the bundle's own and None by default. The
-            first one is what the peers are compared with, and the one that ``diffusers-vcut`` cuts at.
+        cut_steps: first quality improvement steps to time, "none" never cuts; by default the bundle's own and "none".
+            Peers are compared with the first, and ``diffusers-vcut`` cuts there.
         cache_intervals: also time videos that compute the deep layers in every so many steps only, never cut and cut at
-            the first of ``cut_steps``; 2 and 3 by default where the bundle has shallow steps.
+            the first of ``cut_steps``; 2 and 3 by default if the bundle has shallow steps.
         peers: names from :data:`vcut_bench.peers.PEERS`, ``all`` or ``none``.
         repeats: videos of each configuration that count.
         warm_up: videos of each configuration that do not.
         threads: CPU threads of every side; as many as this process may use by default.
-        reference: the checkpoint that the bundle was made from; what its manifest names by default, and where that is
-            not to be had, random weights, which take as long.
+        reference: the checkpoint that the bundle was made from. By default the one that the manifest names, or random
+            weights if it is unavailable: they take as long.
         image: a photograph; a smooth random image by default.
         progress: called with what is done, done and total.
         open_worker: opens a side; a process by default.
@@ -104,7 +105,7 @@ def measure(
     intervals = _intervals(manifest, cache_intervals)
     names = choose_peers(peers)
     threads = _usable_cpus() if threads is None else threads
-    job = Job(
+    job = PeerJob(
         side=OURS,
         bundle=str(opened.root),
         backend=chosen,
@@ -120,7 +121,7 @@ def measure(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vcut-latency-")))
         stack.callback(contest.close)
         sides = [*dict.fromkeys(row.side for row in rows), ROOFLINE]
-        contest.open(job, sides, open_worker or (lambda one: Worker(asdict(one), one.threads)))
+        contest.open(job, sides, open_worker or (lambda job: Worker(asdict(job), job.threads)))
         first = contest.warm_up(warm_up, folder)
         turns = contest.take_turns(repeats)
         limit = contest.limit(ROOFLINE, repeats)
@@ -162,23 +163,23 @@ def measure(
 
 
 def configurations(
-    manifest: Manifest, cut_steps: Sequence[int], peers: Sequence[str], cache_intervals: Sequence[int] = ()
+    manifest: Manifest, cut_steps: Sequence[CutStep], peers: Sequence[str], cache_intervals: Sequence[int] = ()
 ) -> list[Configuration]:
     """Return all rows of a result, ours first."""
     rows = []
-    never = manifest.steps + 1
-    settings = [(cut, 1) for cut in cut_steps]
-    settings += [(cut, interval) for interval in cache_intervals for cut in dict.fromkeys((cut_steps[0], never))]
+    settings: list[tuple[CutStep, int]] = [(cut, 1) for cut in cut_steps]
+    twice: list[CutStep] = [cut_steps[0]] if cut_steps[0] == "none" else [cut_steps[0], "none"]
+    settings.extend((cut, interval) for interval in cache_intervals for cut in twice)
     for cut, interval in settings:
-        guided, rest = cut - 1, manifest.steps - cut + 1
-        what = "never cut" if cut == never else f"c={cut}"
-        name = f"{OURS} c={setting_name(None if cut == never else cut, interval)}"
+        what = "never cut" if cut == "none" else f"c={cut}"
+        name = f"{OURS} c={setting_name(cut, interval)}"
+        steps = steps_by_graph(manifest, cut, interval)
         if interval > 1:
-            steps = steps_by_graph(manifest.scheduler, manifest.steps, cut, interval)
-            shallow = sum(steps[graph] for graph in SHALLOW.values())
+            shallow = sum(count for graph, count in steps.items() if GRAPHS[graph].full)
             what += f", cache interval {interval}: {manifest.steps - shallow} full steps + {shallow} shallow"
         else:
-            what += f": {guided} guided steps" if cut == never else f": {guided} guided + {rest}"
+            guided, rest = steps["semantic_binding"], steps["quality_improvement"]
+            what += f": {guided} guided + {rest}" if rest else f": {guided} guided steps"
         rows.append(Configuration(name, f"{OURS}, {what}", OURS, {"cut_step": cut, "cache_interval": interval}))
     return [*rows, *(Configuration(name, PEERS[name].title, name, {}) for name in peers)]
 
@@ -201,7 +202,7 @@ def choose_peers(peers: str | Sequence[str]) -> list[str]:
 
 def device() -> str:
     """Return what computes: the GPU where there is one, else the CPU."""
-    from vcut_runtime.cuda import Cuda
+    from vcut_runtime.backends.cuda import Cuda
 
     try:
         cuda = Cuda()
@@ -301,7 +302,7 @@ def latency_command(
     ] = None,
     cache_intervals: Annotated[
         str | None,
-        typer.Option(help="Of vcut, such as 2,3, or none. [default: 2,3 where the bundle has shallow steps]"),
+        typer.Option(help="Of vcut, such as 2,3, or none. [default: 2,3 if the bundle has shallow steps]"),
     ] = None,
     peers: Annotated[str, typer.Option(help=f"all, none, or from: {', '.join(PEERS)}.")] = "all",
     repeats: Annotated[int, typer.Option(min=1, help="Videos of each that count.")] = 5,
@@ -339,17 +340,6 @@ def latency_command(
     show(numbers(result))
 
 
-def parse_cut_steps(text: str) -> list[int | None]:
-    """Return ``none,10,17`` as numbers and None.
-
-    Raises:
-        UsageError: it is no such list.
-    """
-    from vcut_runtime.cli import parse_cut_step
-
-    return [parse_cut_step(word.strip()) for word in text.split(",") if word.strip()]
-
-
 def parse_intervals(text: str) -> list[int]:
     """Return ``2,3`` as numbers, ``none`` as no numbers.
 
@@ -372,13 +362,14 @@ def _memory(found: Mapping[str, Any]) -> int:
     return found["peak_device_memory_bytes"] or found["peak_host_memory_bytes"]
 
 
-def _cuts(manifest: Manifest, cut_steps: Sequence[int | None] | None) -> list[int]:
-    """Cut steps as numbers, the bundle's own first where it is among them."""
-    wanted = [manifest.cut_step, None] if cut_steps is None else list(cut_steps)
-    found = list(dict.fromkeys(check_cut_step(cut, manifest.steps) for cut in wanted))
-    if not found:
-        raise UsageError("--cut-steps names none: give some, such as none,10,17,20")
-    return sorted(found, key=lambda cut: cut != manifest.cut_step)
+def _cuts(manifest: Manifest, cut_steps: Sequence[CutStep] | None) -> list[CutStep]:
+    """Return the cut steps, the bundle's own first if it is among them."""
+    never = manifest.steps + 1
+    asked = [manifest.cut_step, "none"] if cut_steps is None else list(cut_steps)
+    numbers = dict.fromkeys(check_cut_step(cut, manifest.steps) for cut in asked)
+    if not numbers:
+        raise UsageError("--cut-steps is empty: give some, such as none,10,17,20")
+    return ["none" if cut == never else cut for cut in sorted(numbers, key=lambda cut: cut != manifest.cut_step)]
 
 
 def _intervals(manifest: Manifest, cache_intervals: Sequence[int] | None) -> list[int]:
@@ -387,7 +378,7 @@ def _intervals(manifest: Manifest, cache_intervals: Sequence[int] | None) -> lis
         return [2, 3] if manifest.deep_features else []
     found = distinct_intervals(cache_intervals)
     if found and not manifest.deep_features:
-        raise UsageError("--cache-intervals wants a bundle with shallow steps: export it with --deep-cache")
+        raise UsageError("--cache-intervals needs a bundle with shallow steps: export it with --deep-cache")
     return found
 
 
@@ -420,7 +411,7 @@ def _share(
         return {}
     steps: Mapping[str, int] = turns[0]["steps"]
     if row.side == OURS:
-        steps = steps_by_graph(manifest.scheduler, manifest.steps, **row.options)
+        steps = steps_by_graph(manifest, **row.options)
     seconds = statistics.median(step_loop(turn) for turn in turns)
     return {"roofline_share": roofline.share(macs[network], steps, seconds, max(limit.values()))}
 

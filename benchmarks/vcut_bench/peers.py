@@ -8,6 +8,7 @@ random weights of the same architecture. A peer that cannot run raises one line 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,14 +19,15 @@ from typing import Any
 
 import numpy as np
 
+from vcut_bench.compiled import share_of_steps, steps_by_graph
 from vcut_bench.reference import Reference, draw, find_reference, load_diffusers, video_options
 from vcut_export.checkpoint import Checkpoint
 from vcut_runtime import Pipeline, open_bundle
-from vcut_runtime.errors import UsageError, VcutError
+from vcut_runtime.bundle.graph import GRAPHS
+from vcut_runtime.bundle.manifest import Manifest
+from vcut_runtime.errors import UsageError, VcutError, first_line
 from vcut_runtime.images import load_image
-from vcut_runtime.machine import first_line
-from vcut_runtime.manifest import Manifest
-from vcut_runtime.schedule import check_cut_step, scale_cut_step
+from vcut_runtime.schedule import CutStep, check_cut_step
 
 OURS, ROOFLINE = "vcut", "roofline"
 DEEPCACHE_INTERVAL, DEEPCACHE_BRANCH = 3, 0  # what diffusers' and DeepCache's documentation show, for SVD too
@@ -33,14 +35,14 @@ TGATE_STEP = (10, 25)  # T-GATE's default gate, of the steps it is meant for
 
 
 @dataclass(frozen=True)
-class Job:
+class PeerJob:
     """Everything that one side needs to know; it travels to its process as JSON."""
 
     side: str
     bundle: str
     backend: str = "auto"
     threads: int = 1
-    cut_step: int = 17
+    cut_step: CutStep = 17
     reference: str | None = None  # the checkpoint, as ``find_reference`` takes it
     image: str | None = None
     seed: int = 0
@@ -69,7 +71,7 @@ class Peer:
     title: str
     exact: bool
     how: str
-    prepare: Callable[[Any, Job, Reference], Prepared]
+    prepare: Callable[[Any, PeerJob, Reference], Prepared]
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Prepared:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def open_side(job: Job) -> Side:
+def open_side(job: PeerJob) -> Side:
     """Load the side that ``job`` names.
 
     Raises:
@@ -122,21 +124,23 @@ def input_image(manifest: Manifest, path: str | None) -> np.ndarray:
     return np.round(smooth[0].transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
-def _ours(job: Job) -> Side:
+def _ours(job: PeerJob) -> Side:
     pipeline = Pipeline.load(job.bundle, job.backend, threads=job.threads)
     manifest = pipeline.manifest
     image = input_image(manifest, job.image)
     noise, latents = draw(manifest, job.seed)
 
-    def run(cut_step: int, cache_interval: int = 1) -> tuple[dict[str, Any], np.ndarray]:
+    def run(cut_step: CutStep, cache_interval: int = 1) -> tuple[dict[str, Any], np.ndarray]:
         start = time.perf_counter()
         video = pipeline(image, cut_step=cut_step, cache_interval=cache_interval, latents=latents, noise=noise)
         wall = time.perf_counter() - start
         stages = {stage: seconds for stage, seconds in video.timings.items() if stage != "load"}
-        steps = {"semantic_binding": cut_step - 1, "quality_improvement": manifest.steps - cut_step + 1}
+        steps: Counter[str] = Counter()
+        for graph, count in steps_by_graph(manifest, cut_step, cache_interval).items():
+            steps[GRAPHS[graph].stage] += count
         return {
             "stages": stages,
-            "steps": {stage: count for stage, count in steps.items() if count},
+            "steps": dict(steps),
             "video": wall - video.timings.get("load", 0.0),
             "peak_device_memory_bytes": video.peak_memory,
         }, video.frames
@@ -145,7 +149,7 @@ def _ours(job: Job) -> Side:
     return Side(facts, run)
 
 
-def _roofline(job: Job) -> Side:
+def _roofline(job: PeerJob) -> Side:
     import torch
 
     from vcut_bench.roofline import rates
@@ -159,12 +163,12 @@ def _roofline(job: Job) -> Side:
     return Side(facts, lambda: ({"macs_per_second": {name: rate() for name, rate in measured.items()}}, None))
 
 
-def _diffusers(job: Job, peer: Peer) -> Side:
+def _diffusers(job: PeerJob, peer: Peer) -> Side:
     """Open a peer: load diffusers' pipeline, prepare it, and time what it calls between its own landmarks."""
     import torch
     from PIL import Image
 
-    from vcut_export.build import quiet_libraries
+    from vcut_export.libraries import quiet_libraries
 
     torch.set_num_threads(job.threads)
     manifest = open_bundle(job.bundle, hashes=False).manifest
@@ -265,18 +269,18 @@ def _place(pipeline: Any, device: str) -> None:
             module.to(device)
 
 
-def _as_it_is(pipeline: Any, job: Job, reference: Reference) -> Prepared:
+def _as_it_is(pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
     return Prepared(reference.steps)
 
 
-def _compiled(pipeline: Any, job: Job, reference: Reference) -> Prepared:
+def _compiled(pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
     # CUDA graphs would be captured again each time that the weights come back to the device.
     mode = "max-autotune-no-cudagraphs" if reference.device == "cuda" else None
     pipeline.unet.compile(mode=mode, dynamic=False)
     return Prepared(reference.steps)
 
 
-def _vcut_schedule(pipeline: Any, job: Job, reference: Reference) -> Prepared:
+def _vcut_schedule(pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
     """The paper's schedule on unmodified modules.
 
     From the cut on only the conditional row is computed, and handed on as both, which makes guidance a no-op. Eq. 4
@@ -299,7 +303,7 @@ def _vcut_schedule(pipeline: Any, job: Job, reference: Reference) -> Prepared:
     return Prepared(cut_step - 1)
 
 
-def _deepcache(pipeline: Any, job: Job, reference: Reference, interval: int = DEEPCACHE_INTERVAL) -> Prepared:
+def _deepcache(pipeline: Any, job: PeerJob, reference: Reference, interval: int = DEEPCACHE_INTERVAL) -> Prepared:
     helper = _import("DeepCache", "DeepCache").DeepCacheSDHelper(pipe=pipeline)
     helper.set_params(cache_interval=interval, cache_branch_id=DEEPCACHE_BRANCH)
     helper.enable()
@@ -307,18 +311,18 @@ def _deepcache(pipeline: Any, job: Job, reference: Reference, interval: int = DE
     return Prepared(reference.steps, after=helper.cached_output.clear, facts=facts)
 
 
-def _tgate(pipeline: Any, job: Job, reference: Reference) -> Prepared:
+def _tgate(pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
     loader = _import("tgate", "tgate").TgateSVDLoader
     default, of = TGATE_STEP
-    gate = min(reference.steps, max(1, scale_cut_step(default + 1, of, reference.steps) - 1))
+    gate = min(reference.steps, max(1, share_of_steps(default + 1, of, reference.steps) - 1))
     call = partial(loader(pipeline).tgate, gate_step=gate)
     return Prepared(gate, call=call, facts={"library": _version("tgate"), "gate_step": gate})
 
 
-def _unfolded(library: str, pipeline: Any, job: Job, reference: Reference) -> Prepared:
+def _unfolded(library: str, pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
     from vcut_bench import unfolded
 
-    facts = unfolded.replace_unet(pipeline, job, reference, library)
+    facts = unfolded.replace_unet(pipeline, reference, library, job.backend, job.threads)
     return Prepared(reference.steps, facts=facts)
 
 

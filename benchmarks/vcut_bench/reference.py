@@ -16,9 +16,9 @@ import numpy as np
 
 from vcut_export.checkpoint import Checkpoint, presets, resolve
 from vcut_runtime import Pipeline
+from vcut_runtime.bundle.manifest import Manifest, Precision
 from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.manifest import Manifest
-from vcut_runtime.pipeline import resizing
+from vcut_runtime.run_plan import resize_matrices
 
 _NEEDED = ("torch", "diffusers", "skimage")
 _COMPARED = ("unet", "vae", "image_encoder", "scheduler")
@@ -51,7 +51,7 @@ class Reference:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """What diffusers runs in: on a GPU the bundle's precision, as people run it there, on a CPU fp32."""
         return self.manifest.precision if self.device == "cuda" else "fp32"
 
@@ -123,12 +123,11 @@ def load_diffusers(reference: Reference) -> Any:
     Raises:
         VcutError: its weights cannot be had.
     """
-    import torch
 
-    from vcut_export.build import quiet_libraries
-    from vcut_export.weights import download, load_pipeline
+    from vcut_export.libraries import quiet_libraries
+    from vcut_export.weights import download, load_pipeline, torch_dtype
 
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[reference.precision]
+    dtype = torch_dtype(reference.precision)
     precision = reference.manifest.precision
     with quiet_libraries():
         pipeline = load_pipeline(download(reference.checkpoint, precision), precision, dtype)
@@ -142,7 +141,7 @@ def draw(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(1, 3, manifest.height, manifest.width, generator=generator)
-    latents = torch.randn(1, manifest.frames, *manifest.latent_shape, generator=generator)
+    latents = torch.randn(1, manifest.frames, *manifest.geometry.latent_shape(), generator=generator)
     return noise.numpy(), latents.numpy()
 
 
@@ -213,10 +212,10 @@ def check_same_weights(biases: Mapping[str, list[float]], pipeline: Pipeline, mo
         "image": image,
         "noise": image,
         "noise_aug_strength": np.zeros(1, dtype=np.float32),
-        **resizing(manifest, manifest.sizes),
+        **resize_matrices(manifest, manifest.sizes),
     }
-    found = backend.run("condition", {name: backend.upload(value) for name, value in inputs.items()})["sca_bias"]
-    row = backend.download(found)[0]
+    outputs = backend.run("condition", {name: backend.upload(value) for name, value in inputs.items()})
+    row = backend.download(outputs["sca_bias"])[0]
     expected = np.concatenate([biases.get(entry.block, [np.nan] * entry.channels) for entry in manifest.sca_bias])
     if expected.shape == row.shape:
         error = np.abs(row - expected).max() / max(np.abs(expected).max(), 1e-6)

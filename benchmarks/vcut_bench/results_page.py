@@ -2,8 +2,8 @@
 
     python -m vcut_bench.results_page
 
-It also writes the README's short table. A line ``{{ latency-cpu }}`` of the template becomes the tables of the newest ``results/latency-cpu-DATE.json``, and
-below them where the numbers come from.
+A line ``{{ latency-cpu }}`` of the template becomes the tables of the newest ``results/latency-cpu-DATE.json``, and
+below them where the numbers come from. The README's short table is made from the same file.
 """
 
 from __future__ import annotations

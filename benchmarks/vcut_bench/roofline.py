@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vcut_runtime.manifest import Manifest
+from vcut_runtime.bundle.manifest import Manifest
 
 _SECONDS = 0.4  # of each kind, a turn
 _CPU, _CUDA = 1024, 8192  # size of the matrices
@@ -74,11 +74,17 @@ def macs_per_step(manifest: Manifest) -> dict[str, dict[str, int]]:
     """Return the MACs, attention included, of each kind of step, by graph, of vcut's network and the original."""
     from vcut_bench.macs import count
     from vcut_export.checkpoint import Checkpoint
+    from vcut_export.options import ExportOptions
     from vcut_export.plan import make_plan
 
     checkpoint = Checkpoint(manifest.model.id, manifest.model.configs, None, None, None, 0, {})
     sizes: dict[str, Any] = {"height": manifest.height, "width": manifest.width, "frames": manifest.frames}
-    plan = make_plan(checkpoint, **sizes, precision=manifest.precision, tca=manifest.tca)
+    plan = make_plan(
+        checkpoint,
+        ExportOptions(
+            **sizes, precision=manifest.precision, operators=manifest.operators, tca=manifest.tca, deep_cache=True
+        ),
+    )
     return {
         name: {graph: macs.full for graph, macs in network.by_graph().items()}
         for name, network in count(plan).items()

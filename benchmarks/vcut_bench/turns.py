@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from vcut_bench.peers import OURS, Job
-from vcut_runtime.errors import VcutError
-from vcut_runtime.machine import first_line
+from vcut_bench.peers import OURS, PeerJob
+from vcut_runtime.errors import VcutError, first_line
 
 STAGES = ("condition", "semantic_binding", "quality_improvement", "decode")
 Progress = Callable[[str, int, int], None]
-Open = Callable[[Job], Any]  # opens a Worker, or what stands for one
+Open = Callable[[PeerJob], Any]  # opens a Worker, or what stands for one
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Contest:
     workers: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    def open(self, job: Job, sides: Sequence[str], start: Open) -> None:
+    def open(self, job: PeerJob, sides: Sequence[str], start: Open) -> None:
         """Open ``sides`` one after the other; configurations of those that do not open leave.
 
         Raises:

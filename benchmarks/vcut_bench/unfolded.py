@@ -9,44 +9,41 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vcut_bench.reference import Reference
-from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.machine import first_line
-from vcut_runtime.manifest import EngineLibrary, TensorSpec
-from vcut_runtime.onnxruntime_backend import thread_settings
-
-if TYPE_CHECKING:
-    from vcut_bench.peers import Job
+from vcut_runtime.backends.onnxruntime import thread_settings
+from vcut_runtime.bundle.manifest import EngineLibrary, TensorSpec
+from vcut_runtime.errors import UsageError, VcutError, first_line
 
 Run = Callable[[Mapping[str, Any], Any], None]  # inputs by name and output, torch tensors on the device
 
 
-def replace_unet(pipeline: Any, job: Job, reference: Reference, library: str) -> dict[str, Any]:
+def replace_unet(pipeline: Any, reference: Reference, library: str, backend: str, threads: int) -> dict[str, Any]:
     """Export the pipeline's UNet, give its weights up, and call the graph from then on; return facts for the result.
 
     Args:
         pipeline: diffusers', loaded.
-        job: whose backend says which TensorRT.
         reference: what is compared with.
         library: ``onnxruntime`` or ``tensorrt``.
+        backend: the bundle's, which says which TensorRT.
+        threads: of the CPU.
 
     Raises:
         VcutError: the library cannot run it here.
     """
     import torch
 
-    engine = _tensorrt_library(job.backend, reference) if library == "tensorrt" else None
+    engine = _tensorrt_library(backend, reference) if library == "tensorrt" else None
     unet = pipeline.unet
     with tempfile.TemporaryDirectory(prefix="vcut-unfolded-") as name:
         path = export_unet(unet, reference, Path(name))
         unet.to("meta")
         if engine is None:
-            run, facts = _onnxruntime(path, reference.device, job.threads)
+            run, facts = _onnxruntime(path, reference.device, threads)
         else:
             run, facts = _tensorrt(path, engine, reference)
-    channels, height, width = reference.manifest.latent_shape
+    channels, height, width = reference.manifest.geometry.latent_shape()
     shape = (2, reference.manifest.frames, channels, height, width)
     output = torch.empty(shape, dtype=torch.float32, device=reference.device)
 
@@ -68,8 +65,8 @@ def export_unet(unet: Any, reference: Reference, folder: Path) -> Path:
     """Write ``unet`` unmodified as an ONNX graph with float32 inputs and output, and return its path."""
     import torch
 
-    from vcut_export.onnx_files import write_graph, write_weights
-    from vcut_export.tracing import GraphSpec, trace
+    from vcut_export.graphs.onnx_files import write_graph, write_weights
+    from vcut_export.graphs.tracing import GraphSpec, trace
 
     class Plain(torch.nn.Module):
         def __init__(self) -> None:
@@ -89,7 +86,7 @@ def export_unet(unet: Any, reference: Reference, folder: Path) -> Path:
 
 
 def _specs(unet: Any, reference: Reference) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    channels, height, width = reference.manifest.latent_shape
+    channels, height, width = reference.manifest.geometry.latent_shape()
     frames, cross = reference.manifest.frames, unet.config.cross_attention_dim
     shapes = {
         "sample": (2, frames, 2 * channels, height, width),
@@ -131,7 +128,7 @@ def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, 
 
 def _tensorrt_library(backend: str, reference: Reference) -> EngineLibrary:
     """The bundle's own TensorRT, or whichever is there."""
-    from vcut_runtime.tensorrt_library import is_installed
+    from vcut_runtime.backends.tensorrt_library import is_installed
 
     if reference.device != "cuda":
         raise UsageError("no NVIDIA GPU is visible to torch: an engine can be built without one, not run")
@@ -148,14 +145,15 @@ def _tensorrt(path: Path, library: EngineLibrary, reference: Reference) -> tuple
     import torch
 
     from vcut_engines import choose_target
-    from vcut_engines.compile import Job, Recipe, compile_graph
-    from vcut_runtime.tensorrt_library import load_library
+    from vcut_engines.compile import EngineJob, compile_graph
+    from vcut_engines.recipe import Recipe
+    from vcut_runtime.backends.tensorrt_library import load_library
 
     target = choose_target(library, "this", reference.manifest.precision)
     assert not isinstance(target, str), target
-    recipe = Recipe(library, target.version, target.compute_capability, {}, tf32=reference.precision != "fp32")
+    recipe = Recipe(library, target.version, target.compute_capability, reference.manifest.precision)
     files = {kind: path.with_suffix(f".{kind}") for kind in ("engine", "log")}
-    compile_graph(Job(recipe, "unet", str(path), str(files["engine"]), str(files["log"]), None), lambda *_: None)
+    compile_graph(EngineJob(recipe, "unet", str(path), str(files["engine"]), str(files["log"])), lambda *_: None)
     loaded, errors = load_library(library), []
     logger = loaded.logger(lambda severity, text: errors.append(text) if "ERROR" in severity else None)
     runtime = loaded.module.Runtime(logger)

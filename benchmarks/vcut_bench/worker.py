@@ -23,8 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vcut_runtime.errors import VcutError
-from vcut_runtime.machine import first_line, peak_memory
+from vcut_runtime.errors import VcutError, first_line
+from vcut_runtime.host import peak_memory
 
 COMMAND = (sys.executable, "-m", "vcut_bench.worker")
 # Each library reads another one of these; all sides get the same number of threads.
@@ -35,7 +35,7 @@ class Worker:
     """The parent's end of one worker.
 
     Args:
-        job: what to open; fields of :class:`vcut_bench.peers.Job`.
+        job: what to open; fields of :class:`vcut_bench.peers.PeerJob`.
         threads: of the CPU.
         patience: seconds that a request may take.
         command: the worker's program.
@@ -123,9 +123,9 @@ def main() -> None:
         try:
             request = json.loads(line)
             if request["do"] == "open":
-                from vcut_bench.peers import Job, open_side
+                from vcut_bench.peers import PeerJob, open_side
 
-                side = open_side(Job(**request["job"]))
+                side = open_side(PeerJob(**request["job"]))
                 done = side.facts
             else:
                 done, frames = side.run(**request["options"])
