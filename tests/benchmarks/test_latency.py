@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from vcut_bench import latency, roofline, turns
 from vcut_bench.numbers import terminal
-from vcut_bench.peers import PEERS, Job
+from vcut_bench.peers import PEERS, PeerJob
 from vcut_runtime import UsageError, VcutError
 
 SECONDS = {"vcut": 1.0, "diffusers": 3.0, "deepcache": 2.0}
@@ -34,7 +34,7 @@ class FakeWorker:
 
     log: list[tuple[str, Any]]
 
-    def __init__(self, job: Job, log: list[Any]) -> None:
+    def __init__(self, job: PeerJob, log: list[Any]) -> None:
         self.side, self.log, self.runs = job.side, log, 0
         self.facts = {"backend": f"fake {job.side}", "precision": "fp32"}
 
@@ -48,7 +48,8 @@ class FakeWorker:
             level = {"vcut": 1, "diffusers": 0, "deepcache": 16}[self.side]
             np.save(frames, np.full((2, 4, 4, 3), level, np.uint8))
         slow = 1.0 + 0.5 * sum(1 for side, _ in self.log if side == "diffusers")
-        guided = options.get("cut_step", 5) - 1
+        cut_step = options.get("cut_step", 5)
+        guided = (5 if cut_step == "none" else cut_step) - 1
         loop = SECONDS[self.side] * slow
         stages = {"condition": 0.5, "semantic_binding": loop, "decode": 0.25}
         steps = {"semantic_binding": guided}
@@ -67,7 +68,7 @@ class FakeWorker:
         self.log.append((self.side, "closed"))
 
 
-def measure(bundle: Path, log: list[Any], open_worker: Callable[[Job], Any] | None = None, **options: Any) -> Any:
+def measure(bundle: Path, log: list[Any], open_worker: Callable[[PeerJob], Any] | None = None, **options: Any) -> Any:
     options = {"peers": "diffusers,deepcache", "repeats": 3, "backend": "onnxruntime-cpu", **options}
     opener = open_worker or (lambda job: FakeWorker(job, log))
     with pytest.MonkeyPatch.context() as patch:
@@ -136,7 +137,7 @@ def test_configurations_take_turns_and_ratios_are_of_neighbours(small_bundle: Pa
     result = measure(small_bundle, log)
     runs = [entry for entry in log if entry[1] != "closed"]
     count = 4  # vcut cut and uncut, diffusers, deepcache
-    assert runs[:count] == [("vcut", 3), ("vcut", 5), ("diffusers", None), ("deepcache", None)]  # the warm-up
+    assert runs[:count] == [("vcut", 3), ("vcut", "none"), ("diffusers", None), ("deepcache", None)]  # the warm-up
     for turn in range(3):
         assert sorted(map(str, runs[count * (turn + 1) : count * (turn + 2)])) == sorted(map(str, runs[:count]))
     assert [side for side, what in log if what == "closed"] == ["vcut", "diffusers", "deepcache", "roofline"]
@@ -164,7 +165,7 @@ def test_configurations_take_turns_and_ratios_are_of_neighbours(small_bundle: Pa
 
 def test_cut_steps_are_swept_and_the_bundle_s_comes_first(small_bundle: Path, small_checkpoint: Path) -> None:
     log: list[Any] = []
-    result = measure(small_bundle, log, cut_steps=[None, 2, 3], peers="diffusers", reference=str(small_checkpoint))
+    result = measure(small_bundle, log, cut_steps=["none", 2, 3], peers="diffusers", reference=str(small_checkpoint))
     assert list(result["configurations"]) == ["vcut c=3", "vcut c=none", "vcut c=2", "diffusers"]
     assert result["configurations"]["vcut c=2"]["psnr"] == pytest.approx(20 * np.log10(255))
     assert result["reference_weights"] == "the bundle's"
@@ -173,7 +174,7 @@ def test_cut_steps_are_swept_and_the_bundle_s_comes_first(small_bundle: Path, sm
 
 
 def test_cache_intervals_are_rows_of_their_own(deep_bundle: Path, small_bundle: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int | str, int]] = []
 
     class Notes(FakeWorker):
         def ask(self, what: str, *, options: dict[str, Any], frames: str | None) -> dict[str, Any]:
@@ -185,13 +186,13 @@ def test_cache_intervals_are_rows_of_their_own(deep_bundle: Path, small_bundle: 
     ours = {name: row for name, row in result["configurations"].items() if name.startswith("vcut")}
     assert list(ours) == [f"vcut c={cut}{k}" for k in ("", " k=2", " k=3") for cut in ("5", "none")]
     assert ours["vcut c=5 k=3"]["title"] == "vcut, c=5, cache interval 3: 3 full steps + 4 shallow"
-    assert seen[:6] == [(5, 1), (8, 1), (5, 2), (8, 2), (5, 3), (8, 3)]
+    assert seen[:6] == [(5, 1), ("none", 1), (5, 2), ("none", 2), (5, 3), ("none", 3)]
     assert ours["vcut c=none k=2"]["cache_interval"] == 2
     limit = max(result["roofline"]["macs_per_second"].values())
     for name, work in (("vcut c=5", 4 * 200 + 3 * 100), ("vcut c=5 k=2", 2 * 200 + 2 * 20 + 2 * 100 + 10)):
         share = work / ours[name]["step_loop"]["median"] / limit
         assert ours[name]["roofline_share"] == pytest.approx(share)
-    alone = measure(deep_bundle, [], lambda job: Notes(job, []), cut_steps=[None], cache_intervals=[1, 2], repeats=1)
+    alone = measure(deep_bundle, [], lambda job: Notes(job, []), cut_steps=["none"], cache_intervals=[1, 2], repeats=1)
     assert [name for name in alone["configurations"] if name.startswith("vcut")] == ["vcut c=none", "vcut c=none k=2"]
     for intervals, words in (([0], "2 or more"), ([2], "--deep-cache")):
         with pytest.raises(UsageError, match=words):
@@ -211,7 +212,7 @@ def test_a_peer_that_does_not_open_or_fails_is_skipped_with_the_reason(small_bun
                 raise VcutError("its process ended with exit code 1: boom\nmore")
             return super().ask(what, **content)
 
-    def opener(job: Job) -> FakeWorker:
+    def opener(job: PeerJob) -> FakeWorker:
         if job.side == "tgate":
             raise UsageError("tgate is not installed: pip install --no-deps tgate")
         return (Fails if job.side == "deepcache" else FakeWorker)(job, log)
@@ -235,7 +236,7 @@ def test_our_own_failure_ends_the_benchmark_and_every_process(small_bundle: Path
         def ask(self, what: str, **content: Any) -> dict[str, Any]:
             raise VcutError("ONNX Runtime failed")
 
-    def opener(job: Job) -> FakeWorker:
+    def opener(job: PeerJob) -> FakeWorker:
         return (Fails if job.side == "vcut" else FakeWorker)(job, log)
 
     with pytest.raises(VcutError, match="ONNX Runtime failed"):
@@ -244,14 +245,14 @@ def test_our_own_failure_ends_the_benchmark_and_every_process(small_bundle: Path
 
 
 def test_impossible_options_are_refused_before_anything_opens(small_bundle: Path) -> None:
-    def opener(job: Job) -> Any:
+    def opener(job: PeerJob) -> Any:
         raise AssertionError
 
     for options, words in (
         ({"peers": "diffusers,nobody"}, "unknown --peers 'nobody'"),
         ({"repeats": 0}, "repeats"),
         ({"backend": "tensorrt"}, "no tensorrt engines"),
-        ({"cut_steps": []}, "names none"),
+        ({"cut_steps": []}, "cut-steps is empty"),
     ):
         with pytest.raises(UsageError, match=words):
             measure(small_bundle, [], opener, **options)
