@@ -30,7 +30,7 @@ from vcut_bench.provenance import about, provenance
 from vcut_bench.results import OUTPUT, deliver
 from vcut_runtime import Pipeline
 from vcut_runtime.errors import UsageError
-from vcut_runtime.terminal import JSON, QUIET, progress_bars, run_app
+from vcut_runtime.terminal import QUIET, progress_bars, run_app
 
 BUCKETS = (0, 51, 102, 153, 204, 255)
 FEW = (2, 10, 17)  # the cut steps of the other models
@@ -259,13 +259,12 @@ def main(
     motion_clips: Annotated[int, typer.Option(min=2, help="Of these, clips whose motion is asked for.")] = 12,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread.")] = 2,
     output: Annotated[Path | None, OUTPUT] = None,
-    json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
-    """Measure what svd-tiny does on held-out photographs."""
-    with progress_bars(quiet or json) as progress:
+    """Measure what svd-tiny does on held-out photographs, and print the result as JSON."""
+    with progress_bars(quiet) as progress:
         result = evaluate(bundles, clips=clips, motion_clips=motion_clips, jobs=jobs, progress=progress)
-    deliver(result, output, json)
+    deliver(result, output, json=True)
 
 
 if __name__ == "__main__":
