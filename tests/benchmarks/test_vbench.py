@@ -224,7 +224,9 @@ def test_what_vbench_lacks_is_skipped_and_named(run: Any, cache: Path, monkeypat
     assert "dynamic_degree" not in {call[0] for call in calls(cache)}
     assert "raft-things.pth" in vbench.numbers(result)[0].note
     monkeypatch.setenv("VBENCH_CACHE_DIR", str(cache / "empty"))
-    with pytest.raises(UsageError, match=r"vbench has no weights: put them at .*empty/clip_model/ViT-B-32\.pt.*musiq_spaq"):
+    with pytest.raises(
+        UsageError, match=r"vbench has no weights: put them at .*empty/clip_model/ViT-B-32\.pt.*musiq_spaq"
+    ):
         run()
 
 
