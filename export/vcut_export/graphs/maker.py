@@ -17,9 +17,9 @@ from vcut_export import weights
 from vcut_export.graphs.modules import Condition, Decode
 from vcut_export.graphs.onnx_files import write_graph, write_weights
 from vcut_export.graphs.rewrites.fold import Projection
-from vcut_export.graphs.steps import FoldedSteps, fold_steps, graph_spec
+from vcut_export.graphs.steps import FoldedSteps, fold_empty_steps, fold_steps, graph_spec
 from vcut_export.graphs.trace_process import TraceProcess
-from vcut_export.graphs.tracing import attach_weights, trace
+from vcut_export.graphs.tracing import attach_weights, trace, trace_structure
 from vcut_export.plan import Plan
 from vcut_runtime import __version__
 from vcut_runtime.bundle.graph import GRAPHS
@@ -44,11 +44,15 @@ def make_graphs(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) 
     step_names = [name for name in stale if GRAPHS[name].is_step]
     if step_names or "condition" in stale:
         with _second_core(plan, step_names[1:]) as helper:
-            steps = _load_steps(plan, clock)
+            with clock("trace step graphs"):
+                models = _trace_steps(plan, step_names if helper is None else step_names[:1])
+            steps = _load_steps(plan, clock)  # while the other process traces
             projection = steps.projection
-            if step_names:
+            if helper is not None:
                 with clock("trace step graphs"):
-                    models = _trace_steps(plan, steps, step_names, helper)
+                    models |= helper.models()
+            if models:
+                models = {name: attach_weights(model, steps.modules[name]) for name, model in models.items()}
                 writer.write(models, len(projection.bias))
                 del models
         del steps
@@ -73,20 +77,20 @@ def _second_core(plan: Plan, names: list[str]) -> Iterator[TraceProcess | None]:
             process.close()
 
 
+def _trace_steps(plan: Plan, names: list[str]) -> dict[str, ir.Model]:
+    """Trace steps; their graphs have no weights yet."""
+    if not names:
+        return {}
+    steps = fold_empty_steps(plan)
+    width = len(steps.projection.bias)
+    return {name: trace_structure(steps.modules[name], graph_spec(plan, name, width)) for name in names}
+
+
 def _load_steps(plan: Plan, clock: Clock) -> FoldedSteps:
     with clock("load unet"):
         unet = weights.load_unet(plan.checkpoint, plan.precision, weights.torch_dtype(plan.precision))
     with clock("fold cross-attention"):
         return fold_steps(unet, plan)
-
-
-def _trace_steps(plan: Plan, steps: FoldedSteps, names: list[str], helper: TraceProcess | None) -> dict[str, ir.Model]:
-    """Trace the steps that ``helper`` does not trace, and take over those that it does."""
-    here = names if helper is None else names[:1]
-    models = {name: trace(steps.modules[name], graph_spec(plan, name, len(steps.projection.bias))) for name in here}
-    if helper is not None:
-        models |= {name: attach_weights(model, steps.modules[name]) for name, model in helper.models().items()}
-    return models
 
 
 def _others(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vcut_export import weights
 from vcut_export.graphs.modules import QualityImprovement, SemanticBinding
 from vcut_export.graphs.rewrites.cpu_layers import prefer_cpu_kernels
 from vcut_export.graphs.rewrites.deep_features import split_unet
@@ -43,6 +44,18 @@ def fold_steps(unet: Any, plan: Plan) -> FoldedSteps:
     steps = [graph for graph in GRAPHS.values() if graph.is_step and graph.name in plan.keys]
     modules = {g.name: _MODULES[g.rows](shallow if g.full else unet, state).eval() for g in steps}
     return FoldedSteps(modules, projection)
+
+
+def fold_empty_steps(plan: Plan) -> FoldedSteps:
+    """Return the same modules on the meta device. Step graphs are traced from these, whose weights take no memory.
+
+    A loaded model traces to a graph of the same nodes with other names: kernels of other devices lay out memory
+    differently.
+    """
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    unet = weights.empty(plan.checkpoint, "unet", UNetSpatioTemporalConditionModel)
+    return fold_steps(unet.to(weights.torch_dtype(plan.precision)).eval().requires_grad_(False), plan)
 
 
 def graph_spec(plan: Plan, name: str, bias_channels: int) -> GraphSpec:

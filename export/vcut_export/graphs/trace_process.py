@@ -1,4 +1,4 @@
-"""A process that traces step graphs on another core. It needs no weights: it builds the UNet on the meta device.
+"""A process that traces step graphs on another core. It needs no weights.
 
 It is a new process and not a fork. A fork copies locks that the parent's threads hold, and objects whose destructors
 wait for threads that the child does not have.
@@ -12,12 +12,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import onnx_ir as ir
 
-from vcut_export import weights
-from vcut_export.graphs.steps import fold_steps, graph_spec
+from vcut_export.graphs.steps import fold_empty_steps, graph_spec
 from vcut_export.graphs.tracing import trace_structure
 from vcut_export.libraries import quiet_libraries
 from vcut_export.plan import Plan
@@ -39,8 +39,9 @@ class TraceProcess:
         command = [sys.executable, "-P", "-m", "vcut_export.graphs.trace_process", self._folder.name]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
         assert self._process.stdin is not None
-        pickle.dump((plan, list(names)), self._process.stdin)  # from this process to its own child
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # a process that has ended is reported by ``models``
+            pickle.dump((plan, list(names)), self._process.stdin)  # from this process to its own child
+            self._process.stdin.close()
 
     def models(self) -> dict[str, ir.Model]:
         """Wait, and return the graphs without weights.
@@ -65,13 +66,9 @@ class TraceProcess:
 
 def main() -> None:
     """Trace the graphs of the plan on standard input into the folder given as argument."""
-    from diffusers import UNetSpatioTemporalConditionModel
-
     plan, names = pickle.load(sys.stdin.buffer)
     with quiet_libraries():
-        unet = weights.empty(plan.checkpoint, "unet", UNetSpatioTemporalConditionModel)
-        unet = unet.to(weights.torch_dtype(plan.precision)).eval().requires_grad_(False)
-        steps = fold_steps(unet, plan)
+        steps = fold_empty_steps(plan)
         for name in names:
             spec = graph_spec(plan, name, len(steps.projection.bias))
             model = trace_structure(steps.modules[name], spec)

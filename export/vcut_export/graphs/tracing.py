@@ -1,7 +1,7 @@
 """From a torch module to an ONNX graph: trace, convert, simplify, and give it the module's weights.
 
-The network never runs. While a graph is made, its weights have no values, so a module on torch's meta device gives the
-same graph as the loaded one. ``trace_process`` uses that to trace a second graph on another core.
+The network never runs. While a graph is made, its weights have no values, so step graphs are traced from modules on
+torch's meta device, and ``trace_process`` traces some of them on another core.
 """
 
 from __future__ import annotations
