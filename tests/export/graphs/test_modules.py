@@ -1,9 +1,10 @@
-"""The four graphs as torch modules and as compiled by ONNX Runtime, against unmodified diffusers modules."""
+"""The graphs as torch modules and as compiled by ONNX Runtime, against unmodified diffusers modules."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 from PIL import Image
 
 import reference
-from vcut_export.graphs.rewrites.fold import fold, project_cross_attention
 from vcut_export.graphs.modules import Condition, Decode, QualityImprovement, SemanticBinding, resize_matrix
+from vcut_export.graphs.rewrites.fold import fold, project_cross_attention
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import open_backend
+from vcut_runtime.schedule import euler_coefficients
 
 BAR = 1e-4  # largest error relative to the output's largest magnitude
 
@@ -26,14 +28,18 @@ def theirs(tiny_checkpoint: Path) -> Any:
     return reference.load(tiny_checkpoint)
 
 
-def relative(got: Any, want: torch.Tensor) -> float:
-    return float((torch.as_tensor(got) - want).abs().max() / want.abs().max())
+def relative(got: Any, expected: torch.Tensor) -> float:
+    return float((torch.as_tensor(got) - expected).abs().max() / expected.abs().max())
+
+
+@cache
+def opened(bundle: Path) -> Any:
+    return open_backend(open_bundle(bundle), "onnxruntime-cpu")
 
 
 def run(bundle: Path, graph: str, *inputs: torch.Tensor) -> list[np.ndarray]:
-    opened = open_bundle(bundle)
-    backend = open_backend(opened, "onnxruntime-cpu")
-    names = [tensor.name for tensor in opened.manifest.graphs[graph].inputs]
+    backend = opened(bundle)
+    names = [tensor.name for tensor in open_bundle(bundle, hashes=False).manifest.graphs[graph].inputs]
     feed = {name: backend.upload(value.numpy()) for name, value in zip(names, inputs, strict=True)}
     return [backend.download(value) for value in backend.run(graph, feed).values()]
 
@@ -49,9 +55,9 @@ def test_resize_matrix_is_diffusers_antialiased_resize(pixels: int) -> None:
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 
     image = torch.rand(1, 3, pixels, 80) * 2 - 1
-    want = _resize_with_antialiasing(image, (224, 224))
+    expected = _resize_with_antialiasing(image, (224, 224))
     got = resize_matrix(pixels, 224) @ image @ resize_matrix(80, 224).T
-    assert relative(got, want) < 1e-5
+    assert relative(got, expected) < 1e-5
 
 
 @pytest.mark.parametrize("tca", ["remove", "fold"])
@@ -84,13 +90,15 @@ def test_condition_against_diffusers(
 def test_both_steps_against_diffusers_unet_and_scheduler(
     tca: Any, sigma: tuple[float, float], theirs: Any, tiny_bundle: Callable[[str], Path]
 ) -> None:
+    """A first-order step is diffusers' own; a second-order step adds the same prediction to the previous one."""
     unet = copy.deepcopy(theirs.unet)
     if tca == "remove":
         reference.take_out_tca(unet)
     projection = project_cross_attention(theirs.unet, tca)
-    e, now, then = torch.randn(1, 1, 64), torch.tensor([sigma[0]]), torch.tensor([sigma[1]])
+    e, now = torch.randn(1, 1, 64), torch.tensor([sigma[0]])
     bias = torch.cat([projection.bias[None], e[0] @ projection.weight.T + projection.bias])
     latents, z = torch.randn(1, 14, 4, 8, 12) * max(1.0, sigma[0]), torch.randn(1, 4, 8, 12)
+    previous = torch.randn_like(latents)
     ids, guidance = torch.tensor([[6.0, 127.0, 0.02]]), torch.linspace(1, 3, 14)
 
     scheduler = copy.deepcopy(theirs.scheduler)
@@ -102,14 +110,25 @@ def test_both_steps_against_diffusers_unet_and_scheduler(
     both = torch.cat([torch.cat([scaled, torch.zeros_like(image)], 2), torch.cat([scaled, image], 2)])
     v = unet(both, t, torch.cat([torch.zeros_like(e), e]), ids.repeat(2, 1)).sample
     mixed = v[:1] + guidance[None, :, None, None, None] * (v[1:] - v[:1])
-    guided = scheduler.step(mixed, t, latents).prev_sample
+    guided = scheduler.step(mixed, t, latents)
     scheduler._step_index = None
-    conditional = scheduler.step(v[1:], t, latents).prev_sample
+    conditional = scheduler.step(v[1:], t, latents)
 
-    step = (latents, z, bias, now, then, ids)
-    assert relative(run(tiny_bundle(tca), "semantic_binding", *step, guidance)[0], guided) <= BAR
-    step = (latents, z, bias[1:], now, then, ids)
-    assert relative(run(tiny_bundle(tca), "quality_improvement", *step)[0], conditional) <= BAR
+    euler, second_order = torch.tensor(euler_coefficients(*sigma)), torch.tensor([0.6, -0.3, 0.7])
+    for graph, rows, expected, more in (
+        ("semantic_binding", bias, guided, (guidance,)),
+        ("quality_improvement", bias[1:], conditional, ()),
+    ):
+        denoised = expected.pred_original_sample
+        next_latents = {
+            euler: expected.prev_sample,
+            second_order: 0.6 * latents - 0.3 * denoised + 0.7 * previous,
+        }
+        for coefficients, value in next_latents.items():
+            step = (latents, z, rows, now, ids, previous, coefficients, *more)
+            outputs = run(tiny_bundle(tca), graph, *step)
+            assert relative(outputs[0], value) <= BAR
+            assert relative(outputs[1], denoised) <= BAR
 
 
 @pytest.mark.parametrize("frames", [1, 2, 14])
@@ -129,16 +148,17 @@ def test_torch_modules_agree_with_the_compiled_graphs(theirs: Any, tiny_bundle: 
     """Narrows a failure down: the same comparison with tracing and ONNX Runtime left out."""
     unet = copy.deepcopy(theirs.unet)
     projection = project_cross_attention(unet, "remove")
-    packed = fold(unet, projection, 14)
-    latents, z = torch.randn(1, 14, 4, 8, 12), torch.randn(1, 4, 8, 12)
+    state = fold(unet, projection, 14)
+    latents, z, previous = torch.randn(1, 14, 4, 8, 12), torch.randn(1, 4, 8, 12), torch.randn(1, 14, 4, 8, 12)
     bias, ids = torch.randn(2, len(projection.bias)), torch.tensor([[6.0, 127.0, 0.02]])
-    step = (latents, z, bias, torch.tensor([2.0]), torch.tensor([1.0]), ids)
-    guidance = torch.linspace(1, 3, 14)
-    want = SemanticBinding(unet, packed)(*step, guidance)
-    assert relative(run(tiny_bundle("remove"), "semantic_binding", *step, guidance)[0], want) <= BAR
-    one = (latents, z, bias[:1], *step[3:])
-    want = QualityImprovement(unet, packed)(*one)
-    assert relative(run(tiny_bundle("remove"), "quality_improvement", *one)[0], want) <= BAR
+    sampler = (torch.tensor([2.0]), ids, previous, torch.tensor([0.6, -0.3, 0.7]))
+    for graph, module, step in (
+        ("semantic_binding", SemanticBinding, (latents, z, bias, *sampler, torch.linspace(1, 3, 14))),
+        ("quality_improvement", QualityImprovement, (latents, z, bias[:1], *sampler)),
+    ):
+        outputs = run(tiny_bundle("remove"), graph, *step)
+        for output, expected in zip(outputs, module(unet, state)(*step), strict=True):
+            assert relative(output, expected) <= BAR
 
 
 @torch.no_grad()
@@ -146,12 +166,12 @@ def test_condition_and_decode_modules_leave_the_vae_exact(theirs: Any, image_inp
     projection = project_cross_attention(theirs.unet, "remove")
     vae = copy.deepcopy(theirs.vae)
     image, noise, strength = image_inputs
-    want = vae.encode(image * 2 - 1 + strength * noise).latent_dist.mode()
+    expected = vae.encode(image * 2 - 1 + strength * noise).latent_dist.mode()
     mean_std = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     got = Condition(theirs.image_encoder, vae, projection, mean_std, 64, 96)(image, noise, strength)[0]
-    assert relative(got, want) < 1e-5
+    assert relative(got, expected) < 1e-5
     latents = torch.randn(3, 4, 8, 12)
-    want = theirs.vae.decode(latents / theirs.vae.config.scaling_factor, num_frames=3).sample
+    expected = theirs.vae.decode(latents / theirs.vae.config.scaling_factor, num_frames=3).sample
     got = Decode(copy.deepcopy(theirs.vae))(latents)
-    floats = ((want / 2 + 0.5).clamp(0, 1) * 255).permute(0, 2, 3, 1)
+    floats = ((expected / 2 + 0.5).clamp(0, 1) * 255).permute(0, 2, 3, 1)
     assert (got.float() - floats).abs().max() <= 0.5 + 255 * BAR

@@ -11,9 +11,9 @@ from torch import nn
 
 from models import tiny
 from vcut_export import weights
+from vcut_export.graphs.modules import QualityImprovement
 from vcut_export.graphs.rewrites.cpu_layers import BlendedResBlock, FlatTransformer, SplitGEGLU, prefer_cpu_kernels
 from vcut_export.graphs.rewrites.fold import fold, project_cross_attention
-from vcut_export.graphs.modules import QualityImprovement
 from vcut_export.graphs.rewrites.temporal_decoder import TemporalConv
 from vcut_runtime.bundle.manifest import Tca
 

@@ -54,9 +54,9 @@ def test_the_projection_is_every_attention_for_every_query(unet: Any, tca: Any) 
         packed = projection.weight @ embedding[0, 0] + projection.bias
         for where, block in zip(projection.slices, blocks, strict=True):
             queries = torch.randn(1, 7, where.channels) * 10
-            want = block.attn2(queries, encoder_hidden_states=embedding)  # [1, 7, C], the same for all 7
+            expected = block.attn2(queries, encoder_hidden_states=embedding)  # [1, 7, C], the same for all 7
             got = packed[where.offset : where.offset + where.channels]
-            assert torch.allclose(want, got.expand_as(want), atol=1e-5 * float(want.abs().max()))
+            assert torch.allclose(expected, got.expand_as(expected), atol=1e-5 * float(expected.abs().max()))
 
 
 def test_slices_name_their_blocks_sca_first(unet: Any) -> None:
@@ -75,8 +75,8 @@ def test_frame_positions_are_the_embedding(unet: Any, frames: int) -> None:
     assert isinstance(table, FramePositionTable)
     for rows, shown in ((2, frames), (1, frames), (2, (frames + 1) // 2)):  # a shorter video takes the first ones
         state.rows = torch.zeros(rows, 1)
-        want = transformer.time_pos_embed(transformer.time_proj(torch.arange(shown).repeat(rows)))
-        assert torch.allclose(table(torch.zeros(rows * shown)), want, atol=1e-6)
+        expected = transformer.time_pos_embed(transformer.time_proj(torch.arange(shown).repeat(rows)))
+        assert torch.allclose(table(torch.zeros(rows * shown)), expected, atol=1e-6)
 
 
 @torch.no_grad()
@@ -95,9 +95,9 @@ def test_the_shared_time_embedding_is_every_blocks_own(unet: Any) -> None:
     for model in (original, folded):
         model(sample, torch.tensor([1.3]), e, ids.repeat(2, 1))
     assert len(seen) == 44  # 22 spatio-temporal residual blocks
-    for name, (want, got) in seen.items():
-        assert got.numel() == want.shape[-1], name  # one row for all
-        assert torch.allclose(got.expand_as(want), want, atol=1e-5 * float(want.abs().max())), name
+    for name, (expected, got) in seen.items():
+        assert got.numel() == expected.shape[-1], name  # one row for all
+        assert torch.allclose(got.expand_as(expected), expected, atol=1e-5 * float(expected.abs().max())), name
 
 
 @pytest.mark.parametrize("strategy", ["learned", "fixed", "learned_with_images"])
@@ -109,10 +109,10 @@ def test_blends_become_their_constants(strategy: str, switch: bool) -> None:
     blend = AlphaBlender(0.3, strategy, switch)
     holder.time_mixer = blend
     spatial, temporal = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
-    want = blend(spatial, temporal, torch.zeros(1, 2))
+    expected = blend(spatial, temporal, torch.zeros(1, 2))
     fold_blends(holder)
     assert isinstance(holder.time_mixer, ConstantBlend)
-    assert torch.allclose(holder.time_mixer(spatial, temporal, image_only_indicator=None), want, atol=1e-6)
+    assert torch.allclose(holder.time_mixer(spatial, temporal, image_only_indicator=None), expected, atol=1e-6)
 
 
 def test_what_never_mattered_is_gone(unet: Any) -> None:

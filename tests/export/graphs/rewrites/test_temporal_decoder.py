@@ -35,11 +35,11 @@ def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("frames_at_once", [None, 1, 2, 7])
 def test_the_same_levels_as_diffusers(vae: Any, frames_at_once: int | None) -> None:
     latents = torch.randn(5, 4, 8, 12)
-    want = whole(vae, latents)
+    expected = whole(vae, latents)
     with torch.no_grad():
         got = Decode(copy.deepcopy(vae), frames_at_once)(latents)
-    assert want.std() > 10
-    assert (got.float() - want).abs().max() <= 0.51  # rounding, and what rounding makes of the last digits
+    assert expected.std() > 10
+    assert (got.float() - expected).abs().max() <= 0.51  # rounding, and what rounding makes of the last digits
 
 
 def test_the_last_level_takes_a_few_frames_at_a_time(vae: Any) -> None:
@@ -58,8 +58,8 @@ def test_the_last_level_takes_a_few_frames_at_a_time(vae: Any) -> None:
 def test_temporal_convolutions_in_two_dimensions(shape: tuple[int, ...]) -> None:
     conv = torch.nn.Conv3d(3, 2, (3, 1, 1), padding=(1, 0, 0))
     x = torch.randn(shape)
-    want = conv(x.reshape(1, 3, 5, 4, 6))
-    assert torch.allclose(TemporalConv(conv)(x).reshape(want.shape), want, atol=1e-6)
+    expected = conv(x.reshape(1, 3, 5, 4, 6))
+    assert torch.allclose(TemporalConv(conv)(x).reshape(expected.shape), expected, atol=1e-6)
 
 
 def test_overlap_hides_the_seams_of_chunks(vae: Any) -> None:
@@ -67,14 +67,14 @@ def test_overlap_hides_the_seams_of_chunks(vae: Any) -> None:
     draw = np.random.default_rng(0)
     start, end = (torch.from_numpy(draw.standard_normal((4, 8, 12), dtype=np.float32)) for _ in range(2))
     latents = torch.stack([torch.lerp(start, end, t / 24) for t in range(25)])
-    want = whole(vae, latents).diff(dim=0)
+    expected = whole(vae, latents).diff(dim=0)
 
     def seam_error(overlap: int) -> float:
         chunks = decode_chunks(25, 11, overlap)
         frames = [whole(vae, latents[c.start : c.stop])[c.keep_from - c.start : c.keep_to - c.start] for c in chunks]
         got = torch.cat(frames).diff(dim=0)
         seams = [chunk.keep_to - 1 for chunk in chunks[:-1]]
-        return float((got - want)[seams].square().mean().sqrt())
+        return float((got - expected)[seams].square().mean().sqrt())
 
     assert seam_error(0) > 5
     assert seam_error(2) < seam_error(0) / 4
