@@ -51,7 +51,7 @@ def test_progress_time_and_memory_are_shown_or_silenced(small_checkpoint: Path, 
     options = ["--model", small_checkpoint, "--precision", "fp32", "--verify", "--engines", "none"]
     done = run("vcut-export", *options, "-o", tmp_path / "bundle")
     assert done.returncode == 0, done.stderr
-    for words in ("trace semantic_binding", "write unet.weights", "verify", "largest error", "peak memory", "GB"):
+    for words in ("trace step graphs", "write unet.weights", "verify", "largest error", "peak memory", "GB"):
         assert words in done.stderr
     done = run("vcut-export", *options, "-o", tmp_path / "bundle", "--quiet")
     assert (done.returncode, done.stdout) == (0, "")
