@@ -63,7 +63,7 @@ def make_checkpoint(folder: Path, **components: dict) -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each process of a parallel run one core. Exports then start no second process to trace, which saves imports."""
+    """Give each process of a parallel run one core: exports then start no second process to trace."""
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

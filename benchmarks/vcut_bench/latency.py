@@ -16,7 +16,7 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,18 +25,20 @@ import typer
 
 from vcut_bench import roofline
 from vcut_bench.compiled import distinct_intervals, setting_name, steps_by_graph
-from vcut_bench.numbers import Numbers, show
+from vcut_bench.numbers import Numbers
 from vcut_bench.peers import OURS, PEERS, ROOFLINE, PeerJob, choose_reference
-from vcut_bench.provenance import about, provenance, save
+from vcut_bench.provenance import about, provenance
+from vcut_bench.results import OUTPUT, deliver
 from vcut_bench.turns import STAGES, Configuration, Contest, Open, Progress, ratios, step_loop, summarize
 from vcut_bench.worker import Worker
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import choose
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Manifest
+from vcut_runtime.command_options import check_numbers, merge, option, takes_options
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.schedule import CutStep, check_cut_step, parse_cut_steps
-from vcut_runtime.terminal import JSON, QUIET
+from vcut_runtime.terminal import JSON, QUIET, progress_bars
 
 BASELINE = "diffusers"
 # The vcut setting that a peer is compared with. Peers that compute diffusers' video are compared with never cutting.
@@ -53,39 +55,69 @@ COUNTERPARTS: Mapping[str, str | None] = {
 }
 
 
+def parse_intervals(text: str) -> list[int]:
+    """Return ``2,3`` as numbers, ``none`` as no numbers.
+
+    Raises:
+        UsageError: it is no such list.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if words == ["none"]:
+        return []
+    try:
+        if words:
+            return [int(word) for word in words]
+        raise ValueError
+    except ValueError:
+        raise UsageError(f"--cache-intervals {text!r} is no list of numbers: write it as 2,3, or none") from None
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """What is timed, and how."""
+
+    backend: str = option("auto", "Of vcut; as vcut run takes it.")
+    cut_steps: Sequence[CutStep] | None = option(
+        None,
+        "Of vcut, such as none,10,17,20. Peers are compared with the first. [default: the bundle's, and none]",
+        parse=parse_cut_steps,
+    )
+    cache_intervals: Sequence[int] | None = option(
+        None,
+        "Of vcut, such as 2,3, or none: also time shallow steps, never cut and at the first cut. "
+        "[default: 2,3 if the bundle has shallow steps]",
+        parse=parse_intervals,
+    )
+    peers: str = option("all", f"all, none, or from: {', '.join(PEERS)}.")
+    repeats: int = option(5, "Videos of each that count.")
+    warm_up: int = option(1, "Videos of each that do not count.")
+    threads: int | None = option(None, "CPU threads of every side. [default: all]")
+    reference: str | None = option(
+        None, "Checkpoint that the bundle was made from. [default: the bundle's, or random weights if unavailable]"
+    )
+    image: Path | None = option(None, "A photograph. [default: smooth random colours]")
+
+    def __post_init__(self) -> None:
+        check_numbers(self, repeats=1, warm_up=1, threads=1)
+        choose_peers(self.peers)
+
+
 def measure(
     bundle: str | Path,
+    options: LatencyOptions | None = None,
     *,
-    backend: str = "auto",
-    cut_steps: Sequence[CutStep] | None = None,
-    cache_intervals: Sequence[int] | None = None,
-    peers: str | Sequence[str] = "all",
-    repeats: int = 5,
-    warm_up: int = 1,
-    threads: int | None = None,
-    reference: str | None = None,
-    image: str | Path | None = None,
     progress: Progress = lambda stage, done, total: None,
     open_worker: Open | None = None,
+    **fields: Any,
 ) -> dict[str, Any]:
     """Time videos of a bundle and of its peers, in turns.
 
     Args:
         bundle: its folder.
-        backend: that runs it, as ``vcut run`` takes it.
-        cut_steps: first quality improvement steps to time, "none" never cuts; by default the bundle's own and "none".
-            Peers are compared with the first, and ``diffusers-vcut`` cuts there.
-        cache_intervals: also time videos that compute the deep layers in every so many steps only, never cut and cut at
-            the first of ``cut_steps``; 2 and 3 by default if the bundle has shallow steps.
-        peers: names from :data:`vcut_bench.peers.PEERS`, ``all`` or ``none``.
-        repeats: videos of each configuration that count.
-        warm_up: videos of each configuration that do not.
-        threads: CPU threads of every side; as many as this process may use by default.
-        reference: the checkpoint that the bundle was made from. By default the one that the manifest names, or random
-            weights if it is unavailable: they take as long.
-        image: a photograph; a smooth random image by default.
+        options: what is timed, and how.
         progress: called with what is done, done and total.
         open_worker: opens a side; a process by default.
+        fields: of the options, in their place.
 
     Returns:
         Provenance, ``roofline`` (MACs per second) and ``configurations`` by name: seconds of ``video``, ``step_loop``,
@@ -96,25 +128,24 @@ def measure(
         UsageError: an option is impossible, or the backend cannot run here.
         VcutError: the bundle's own side failed.
     """
+    options = merge(LatencyOptions, options, fields)
     opened = open_bundle(bundle, hashes=False)
     manifest = opened.manifest
-    if repeats < 1 or warm_up < 1:
-        raise UsageError("--repeats and the warm-up must be at least 1")
-    chosen = choose(opened, backend).name
-    cuts = _cuts(manifest, cut_steps)
-    intervals = _intervals(manifest, cache_intervals)
-    names = choose_peers(peers)
-    threads = _usable_cpus() if threads is None else threads
+    chosen = choose(opened, options.backend).name
+    cuts = _cuts(manifest, options.cut_steps)
+    intervals = _intervals(manifest, options.cache_intervals)
+    names = choose_peers(options.peers)
+    threads = options.threads or _usable_cpus()
     job = PeerJob(
         side=OURS,
         bundle=str(opened.root),
         backend=chosen,
         threads=threads,
         cut_step=cuts[0],
-        reference=reference,
-        image=None if image is None else str(image),
+        reference=options.reference,
+        image=None if options.image is None else str(options.image),
     )
-    ref, lacking = choose_reference(manifest, reference) if names else (None, None)
+    ref, lacking = choose_reference(manifest, options.reference) if names else (None, None)
     rows = configurations(manifest, cuts, names, intervals)
     contest = Contest(list(rows), progress)
     with ExitStack() as stack:
@@ -122,9 +153,9 @@ def measure(
         stack.callback(contest.close)
         sides = [*dict.fromkeys(row.side for row in rows), ROOFLINE]
         contest.open(job, sides, open_worker or (lambda job: Worker(asdict(job), job.threads)))
-        first = contest.warm_up(warm_up, folder)
-        turns = contest.take_turns(repeats)
-        limit = contest.limit(ROOFLINE, repeats)
+        first = contest.warm_up(options.warm_up, folder)
+        turns = contest.take_turns(options.repeats)
+        limit = contest.limit(ROOFLINE, options.repeats)
         psnr = {name: _psnr(folder, name) for name in turns if not (name.startswith(OURS) and lacking)}
     macs = roofline.macs_per_step(manifest) if limit else {}
     found = {}
@@ -153,8 +184,8 @@ def measure(
         "cache_intervals": intervals,
         "backend": chosen,
         "threads": threads,
-        "repeats": repeats,
-        "warm_up": warm_up,
+        "repeats": options.repeats,
+        "warm_up": options.warm_up,
         "reference": None if ref is None else ref.describe(),
         "reference_weights": f"random: {lacking}" if lacking else "the bundle's",
         "roofline": {"macs_per_step": macs, "macs_per_second": limit, "skipped": contest.skipped.get(ROOFLINE)},
@@ -184,13 +215,13 @@ def configurations(
     return [*rows, *(Configuration(name, PEERS[name].title, name, {}) for name in peers)]
 
 
-def choose_peers(peers: str | Sequence[str]) -> list[str]:
+def choose_peers(peers: str) -> list[str]:
     """Return the names of peers to run.
 
     Raises:
         UsageError: there is no such peer.
     """
-    words = [word.strip() for word in peers.split(",") if word.strip()] if isinstance(peers, str) else list(peers)
+    words = [word.strip() for word in peers.split(",") if word.strip()]
     if words == ["all"]:
         return list(PEERS)
     if words == ["none"]:
@@ -294,67 +325,18 @@ def _short(value: float | None) -> str:
     return f"{value:.{3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
+@takes_options
 def latency_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
-    backend: Annotated[str, typer.Option(help="Of vcut; as vcut run takes it.")] = "auto",
-    cut_steps: Annotated[
-        str | None, typer.Option(help="Of vcut, such as none,10,17,20. [default: the bundle's, and none]")
-    ] = None,
-    cache_intervals: Annotated[
-        str | None,
-        typer.Option(help="Of vcut, such as 2,3, or none. [default: 2,3 if the bundle has shallow steps]"),
-    ] = None,
-    peers: Annotated[str, typer.Option(help=f"all, none, or from: {', '.join(PEERS)}.")] = "all",
-    repeats: Annotated[int, typer.Option(min=1, help="Videos of each that count.")] = 5,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of every side. [default: all]")] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Checkpoint that the bundle was made from. [default: the bundle's, or random weights]"),
-    ] = None,
-    image: Annotated[Path | None, typer.Option(help="A photograph. [default: smooth random colours]")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result here too, as JSON.")] = None,
+    options: LatencyOptions,
+    output: Annotated[Path | None, OUTPUT] = None,
     json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Time videos, stage by stage, in turns with diffusers, torch.compile, DeepCache, T-GATE and unfolded engines."""
-    from vcut_runtime.terminal import print_json, progress_bars
-
     with progress_bars(quiet or json) as progress:
-        result = measure(
-            bundle,
-            backend=backend,
-            cut_steps=None if cut_steps is None else parse_cut_steps(cut_steps),
-            cache_intervals=None if cache_intervals is None else parse_intervals(cache_intervals),
-            peers=peers,
-            repeats=repeats,
-            threads=threads,
-            reference=reference,
-            image=image,
-            progress=progress,
-        )
-    if output is not None:
-        save(result, output)
-    if json:
-        print_json(result)
-        return
-    show(numbers(result))
-
-
-def parse_intervals(text: str) -> list[int]:
-    """Return ``2,3`` as numbers, ``none`` as no numbers.
-
-    Raises:
-        UsageError: it is no such list.
-    """
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if words == ["none"]:
-        return []
-    try:
-        if words:
-            return [int(word) for word in words]
-        raise ValueError
-    except ValueError:
-        raise UsageError(f"--cache-intervals {text!r} is no list of numbers: write it as 2,3, or none") from None
+        result = measure(bundle, options, progress=progress)
+    deliver(result, output, json)
 
 
 def _memory(found: Mapping[str, Any]) -> int:
