@@ -46,9 +46,10 @@ def export_command(
     with stages(silent) as stage:
         result = export_plan(plan, output, verify=verify, force=force, stage=stage)
     facts = {**summary(result), "engines": None}
-    if not silent:
+    if not json:
         for name, error in result.errors.items():
             stderr.print(f"{name:27} largest error {error:.1e} of the output's largest magnitude", soft_wrap=True)
+    if not silent:
         done = f"built {', '.join(result.rebuilt)}" if result.rebuilt else "already up to date, no graph rebuilt"
         stderr.print(
             f"[bold]{escape(str(result.bundle))}[/bold]  {facts['bundle_bytes'] / 1e9:.3f} GB, {done}, "
