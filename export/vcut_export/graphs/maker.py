@@ -43,7 +43,7 @@ def make_graphs(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) 
     projection = None
     step_names = [name for name in stale if GRAPHS[name].is_step]
     if step_names or "condition" in stale:
-        with _second_core(plan, step_names[1:]) as helper:
+        with _second_core(plan, step_names[1:], folder) as helper:
             with clock("trace step graphs"):
                 models = _trace_steps(plan, step_names if helper is None else step_names[:1])
             steps = _load_steps(plan, clock)  # while the other process traces
@@ -66,10 +66,10 @@ def make_graphs(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) 
 
 
 @contextmanager
-def _second_core(plan: Plan, names: list[str]) -> Iterator[TraceProcess | None]:
+def _second_core(plan: Plan, names: list[str], folder: Path) -> Iterator[TraceProcess | None]:
     """Start tracing ``names`` in another process, if there is a core for it."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    process = TraceProcess(plan, names) if names and usable > 1 else None
+    process = TraceProcess(plan, names, folder) if names and usable > 1 else None
     try:
         yield process
     finally:

@@ -30,11 +30,12 @@ class TraceProcess:
     Args:
         plan: of the bundle.
         names: the step graphs to trace.
+        folder: where its own folder is made, which is gone after :meth:`close`.
     """
 
-    def __init__(self, plan: Plan, names: Sequence[str]) -> None:
+    def __init__(self, plan: Plan, names: Sequence[str], folder: Path) -> None:
         self.names = names
-        self._folder = tempfile.TemporaryDirectory(prefix="vcut-trace-")
+        self._folder = tempfile.TemporaryDirectory(dir=folder, prefix="trace-")
         self._log = (Path(self._folder.name) / "log").open("w+", encoding="utf-8", errors="replace")
         command = [sys.executable, "-P", "-m", "vcut_export.graphs.trace_process", self._folder.name]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
