@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 import models
 from conftest import FP32, Once
 from models import planned
+from vcut_engines import build
 from vcut_export import export, resolve
 from vcut_export.decode_size import decode_context, default_decode_chunk
 from vcut_export.graphs.maker import frames_at_once
@@ -116,3 +118,15 @@ def test_frames_are_those_of_their_chunks(chunked: Path, photo: Image.Image) -> 
 def test_another_chunk_is_refused_with_what_to_do(chunked: Path, photo: Image.Image) -> None:
     with pytest.raises(UsageError, match="decodes 5 frames at a time: export it with --decode-chunk 3"):
         Pipeline.load(chunked, "onnxruntime-cpu")(photo, decode_chunk=3)
+    with pytest.raises(UsageError, match="takes 5 frames at a time"):
+        build(chunked, engines="tensorrt-rtx", decode_chunk=3)
+
+
+@pytest.mark.slow
+def test_its_engine_has_no_free_dimension(chunked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VCUT_CACHE", str(tmp_path))
+    bundle = Path(shutil.copytree(chunked, tmp_path / "bundle"))
+    engines = build(bundle, engines="tensorrt-rtx").engines
+    assert engines["decode"].profile == {}
+    assert engines["decode"].inputs[0].shape[0] == 5
+    open_bundle(bundle)

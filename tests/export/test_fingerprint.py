@@ -47,7 +47,7 @@ def tiny() -> Checkpoint:
 def changed_keys(checkpoint: Checkpoint, before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     """Return the graphs that come, go or get another key."""
     old, new = planned(checkpoint, **before).keys, planned(checkpoint, **after).keys
-    return {name for name in old | new if old.get(name) != new.get(name)}
+    return {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(ExportOptions)])

@@ -36,9 +36,10 @@ def test_impossible_values_are_refused_at_once(options: Any, says: str) -> None:
 
 
 def test_export_takes_a_record_or_its_fields() -> None:
-    for options in (ExportOptions(height=65), None):
-        with pytest.raises(UsageError, match="--height 65 is not a multiple of 8"):
-            export("svd-tiny", options=options, **({} if options else {"height": 65}))
+    with pytest.raises(UsageError, match="--height 65 is not a multiple of 8"):
+        export("svd-tiny", options=ExportOptions(height=65))
+    with pytest.raises(UsageError, match="--height 65 is not a multiple of 8"):
+        export("svd-tiny", height=65)
     with pytest.raises(UsageError, match="--width 97"):  # keywords change fields of the record
         export("svd-tiny", options=ExportOptions(width=96), width=97)
     with pytest.raises(UsageError, match="unknown option 'hight': did you mean height"):

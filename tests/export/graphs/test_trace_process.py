@@ -43,10 +43,10 @@ def serialized(model: ir.Model) -> bytes:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_graph_is_the_one_traced_here(precision: str, small_checkpoint: Path) -> None:
+def test_the_graph_is_the_one_traced_here(precision: str, small_checkpoint: Path, tmp_path: Path) -> None:
     options = {"precision": precision, "operators": "cpu" if precision == "fp32" else "gpu"}
     plan = planned(resolve(str(small_checkpoint)), **{**OPTIONS, **options})
-    process = TraceProcess(plan, [SHALLOW])
+    process = TraceProcess(plan, [SHALLOW], tmp_path)
     try:
         with quiet_libraries():
             unet = weights.load_unet(plan.checkpoint, plan.precision, weights.torch_dtype(plan.precision))
@@ -71,8 +71,8 @@ def test_the_graph_is_the_one_traced_here(precision: str, small_checkpoint: Path
         process.close()
 
 
-def test_a_failure_is_one_line_with_its_reason(plan: Plan) -> None:
-    process = TraceProcess(plan, ["no_such_graph"])
+def test_a_failure_is_one_line_with_its_reason(plan: Plan, tmp_path: Path) -> None:
+    process = TraceProcess(plan, ["no_such_graph"], tmp_path)
     try:
         with pytest.raises(VcutError, match=r"^tracing no_such_graph failed \(KeyError: 'no_such_graph'\)") as caught:
             process.models()
@@ -81,8 +81,8 @@ def test_a_failure_is_one_line_with_its_reason(plan: Plan) -> None:
         process.close()
 
 
-def test_a_killed_process_is_a_failure(plan: Plan) -> None:
-    process = TraceProcess(plan, [SHALLOW])
+def test_a_killed_process_is_a_failure(plan: Plan, tmp_path: Path) -> None:
+    process = TraceProcess(plan, [SHALLOW], tmp_path)
     process._process.kill()
     try:
         with pytest.raises(VcutError, match=f"tracing {SHALLOW} failed .* ended with -9.*: free memory"):
@@ -91,14 +91,13 @@ def test_a_killed_process_is_a_failure(plan: Plan) -> None:
         process.close()
 
 
-def test_close_ends_the_process_and_leaves_no_file(plan: Plan) -> None:
-    process = TraceProcess(plan, [SHALLOW])
-    folder = Path(process._folder.name)
+def test_close_ends_the_process_and_leaves_no_file(plan: Plan, tmp_path: Path) -> None:
+    process = TraceProcess(plan, [SHALLOW], tmp_path)
     assert process._process.poll() is None
-    assert folder.is_dir()
+    assert len(list(tmp_path.iterdir())) == 1
     process.close()
     assert process._process.poll() is not None
-    assert not folder.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def content(bundle: Path) -> dict[str, bytes]:
