@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vcut_bench import latency, macs, memory, paper
+from vcut_bench import latency_numbers, macs, memory, paper
 from vcut_bench.drawing import Bar, Line, bars, lines
 from vcut_bench.export_cost import label
 from vcut_bench.unet_macs import GUIDED, NETWORKS
@@ -61,7 +61,7 @@ def _latency(result: Result) -> Iterable[Chart]:
     limit = max(limits.values(), default=0.0)
     loops, stages, rates = [], [], []
     for name, row in rows.items():
-        title, ours, loop = latency.label(row), name.startswith("vcut"), row["step_loop"]["median"]
+        title, ours, loop = latency_numbers.label(row), name.startswith("vcut"), row["step_loop"]["median"]
         ratio, share = row.get("speedup_over_diffusers"), row.get("roofline_share")
         words = _seconds(loop) + (f", {ratio['median']:.2f} x diffusers" if ratio else "")
         loops.append(Bar(title, {"step loop": loop}, words, ours=ours))

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from vcut_bench.reference import Reference, attention_biases, check_same_weights, draw, load_diffusers
-from vcut_bench.work import write_json
+from vcut_bench.work import keep
 from vcut_runtime import Bundle, Manifest, Pipeline, RunOptions, Step, open_bundle
 from vcut_runtime.bundle.manifest import EngineLibrary, Tca
 from vcut_runtime.errors import UsageError
@@ -21,7 +21,6 @@ from vcut_runtime.schedule import CutStep, QualityBias
 
 Progress = Callable[[str, int, int], None]
 Setting = tuple[QualityBias | None, CutStep | None]  # bias and cut step; both None: never cut
-_PAPER = (25, 10, 24)  # steps, and the cut steps that are tried by default
 
 
 def open_bundles(bundles: Sequence[str | Path]) -> dict[Tca, Bundle]:
@@ -50,15 +49,27 @@ def open_bundles(bundles: Sequence[str | Path]) -> dict[Tca, Bundle]:
 
 
 def check_interval(cache_interval: int, bundles: Mapping[Tca, Bundle]) -> None:
-    """Raise a UsageError where ``bundles`` cannot run with this cache interval."""
+    """Raise a UsageError if ``bundles`` cannot run with this cache interval."""
     if cache_interval < 1:
         raise UsageError(f"--cache-interval {cache_interval} is below 1: give 1 to compute all layers in every step")
     if cache_interval > 1 and not all(bundle.manifest.deep_features for bundle in bundles.values()):
         raise UsageError("--cache-interval needs bundles with shallow steps: export them with --deep-cache")
 
 
+def parse_intervals(text: str) -> list[int]:
+    """Return ``2,3`` as numbers, and ``none`` as an empty list.
+
+    Raises:
+        UsageError: it does not have this form.
+    """
+    try:
+        return [] if text.strip() == "none" else [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--cache-intervals {text!r} is not a list of numbers: write it as 2,3, or none") from None
+
+
 def distinct_intervals(cache_intervals: Sequence[int]) -> list[int]:
-    """Return cache intervals, each once; 1, which is every step with all its layers, is left out.
+    """Return cache intervals, each once, without 1, which is every step with all its layers.
 
     Raises:
         UsageError: one is below 1.
@@ -70,12 +81,11 @@ def distinct_intervals(cache_intervals: Sequence[int]) -> list[int]:
 
 def setting_name(cut_step: CutStep, cache_interval: int = 1) -> str:
     """Return how results call a setting: ``17``, ``none`` if it is never cut, ``17 k=3`` with a cache interval."""
-    name = str(cut_step)
-    return name if cache_interval == 1 else f"{name} k={cache_interval}"
+    return f"{cut_step} k={cache_interval}" if cache_interval > 1 else str(cut_step)
 
 
 def interval_suffix(cache_interval: int) -> str:
-    """Return what tells a setting's files from those of other cache intervals."""
+    """Return the part of file names that separates the cache intervals of a setting."""
     return f"-interval-{cache_interval}" if cache_interval > 1 else ""
 
 
@@ -86,17 +96,23 @@ def steps_by_graph(manifest: Manifest, cut_step: CutStep, cache_interval: int = 
 
 
 def load_checked(ref: Reference, given: Mapping[Tca, Bundle], backend: str, biases: Path) -> Any:
-    """Load diffusers' pipeline once its weights have proved to be the bundle's; keep what proves it at ``biases``.
+    """Load diffusers' pipeline, check that its weights are the bundle's, and keep the proof at ``biases``.
 
     Raises:
-        UsageError: the weights are others.
-        VcutError: they cannot be had.
+        UsageError: the weights differ.
+        VcutError: the weights are unavailable.
     """
     pipeline = load_diffusers(ref)
     biases_of_unet = attention_biases(pipeline)
     check_same_weights(biases_of_unet, Pipeline.load(next(iter(given.values())), backend), ref.checkpoint.id)
-    write_json(biases, biases_of_unet)
+    keep(biases, biases_of_unet)
     return pipeline
+
+
+def same_options(manifest: Manifest) -> dict[str, Any]:
+    """Return the options of an export that makes the graphs of a bundle again, at its usual sizes."""
+    names = ("height", "width", "frames", "steps", "precision", "operators", "tca", "decode_chunk")
+    return {**{name: getattr(manifest, name) for name in names}, "deep_cache": bool(manifest.deep_features)}
 
 
 def open_ours(
@@ -109,11 +125,11 @@ def open_ours(
     threads: int | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Pipeline:
-    """Load the bundle of this ``tca``; where none is given, compile one like the given from the same checkpoint.
+    """Load the bundle of this ``tca``. If it is not given, export it from the same checkpoint, like the given one.
 
     Raises:
         UsageError: the reference's weights are not the bundle's.
-        VcutError: compiling failed.
+        VcutError: the export failed.
     """
     bundle: Bundle | Path | None = given.get(tca)
     if bundle is None:
@@ -121,24 +137,10 @@ def open_ours(
         from vcut_export import export
         from vcut_runtime.backends import choose
 
-        m = ref.manifest
-        chosen = choose(next(iter(given.values())), backend).name
         bundle = folder / "bundles" / tca
         progress(f"compile, tca {tca}", 0, 1)
-        export(
-            **ref.source,
-            output=bundle,
-            height=m.height,
-            width=m.width,
-            frames=m.frames,
-            steps=m.steps,
-            precision=m.precision,
-            operators=m.operators,
-            tca=tca,
-            decode_chunk=m.decode_chunk,
-            deep_cache=bool(m.deep_features),
-        )
-        if chosen in get_args(EngineLibrary):
+        export(**ref.source, output=bundle, **{**same_options(ref.manifest), "tca": tca})
+        if (chosen := choose(next(iter(given.values())), backend).name) in get_args(EngineLibrary):
             build(bundle, engines=chosen)
         progress(f"compile, tca {tca}", 1, 1)
     pipeline = Pipeline.load(bundle, backend, threads=threads)
@@ -155,15 +157,15 @@ def sweep(
     *,
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Setting, np.ndarray]]:
-    """Yield each setting with its frames, uint8 [F, H, W, 3]; the steps before the cuts are run once for all.
+    """Yield each setting with its frames, uint8 [F, H, W, 3]. The steps before the cuts run once for all settings.
 
     Args:
         pipeline: of a bundle.
         image: uint8 [H, W, 3] of the bundle's size.
         seed: of latents and noise, see :func:`vcut_bench.reference.draw`.
-        settings: what to make.
+        settings: the videos to make.
         steps: denoising steps.
-        options: further ones of every call.
+        options: further options of every call.
     """
     noise, latents = draw(pipeline.manifest, seed)
     before = {1: latents}  # step -> latents that it starts from
@@ -171,7 +173,7 @@ def sweep(
 
     def keep(number: int, step: Step, after: np.ndarray) -> None:
         if number + 1 in starts:
-            before[number + 1] = np.array(after)  # the backend uses its own memory again
+            before[number + 1] = np.array(after)  # the backend reuses its memory
 
     common: dict[str, Any] = {"num_inference_steps": steps, "noise": noise, **(options or {})}
     whole = pipeline(image, cut_step="none", latents=latents, callback=keep, **common).frames
@@ -192,8 +194,7 @@ def fingerprint(pipeline: Pipeline) -> str:
 
 def default_cut_steps(steps: int) -> list[int]:
     """Return 10 to 24 of 25 steps, or the same shares of ``steps``."""
-    of, first, last = _PAPER
-    return list(range(share_of_steps(first, of, steps), min(steps, share_of_steps(last, of, steps)) + 1))
+    return list(range(share_of_steps(10, 25, steps), min(steps, share_of_steps(24, 25, steps)) + 1))
 
 
 def share_of_steps(cut_step: int, steps: int, new_steps: int) -> int:

@@ -38,12 +38,10 @@ from vcut_bench.work import (
     InputImage,
     check_distinct,
     find_images,
+    keep,
     load_input,
-    read_frames,
-    read_json,
+    read_kept,
     work_folder,
-    write_frames,
-    write_json,
 )
 from vcut_runtime import Bundle
 from vcut_runtime.bundle.manifest import Tca
@@ -113,7 +111,7 @@ class Comparison:
 
     def frames(self, image: InputImage, seed: int) -> np.ndarray | None:
         """Return diffusers' frames, None if they are not kept."""
-        return read_frames(self.frames_file(image, seed), (*self.reference.manifest.sizes, 3))
+        return read_kept(self.frames_file(image, seed))
 
     def summary(self, rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, Any]:
         """Return the statistics of each metric from its values, one row for each video."""
@@ -162,7 +160,7 @@ def measure(
     backends: dict[str, str] = {}
     with work_folder(options.work, {"benchmark": "fidelity", **ref.identity}) as folder:
         comparison = Comparison(options, given, ref, list(product(inputs, seeds)), folder, progress)
-        write_json(folder / "manifest.json", listed)
+        keep(folder / "manifest.json", listed)
         weights = make_reference_frames(comparison)
         alone = [metrics.alone(_kept_frames(comparison, *video), video[0].pixels) for video in comparison.videos]
         for tca in dict.fromkeys(options.tca or given):
@@ -194,11 +192,11 @@ def make_reference_frames(comparison: Comparison) -> Any:
     biases = comparison.folder / "reference" / "biases.json"
     for done, (image, seed) in enumerate(videos):
         comparison.progress("diffusers", done, len(videos))
-        if read_json(biases) is None or comparison.frames(image, seed) is None:
+        if read_kept(biases) is None or comparison.frames(image, seed) is None:
             pipeline = pipeline or load_checked(ref, comparison.bundles, comparison.options.backend, biases)
-            write_frames(comparison.frames_file(image, seed), diffusers_frames(ref, pipeline, image.pixels, seed))
+            keep(comparison.frames_file(image, seed), diffusers_frames(ref, pipeline, image.pixels, seed))
     comparison.progress("diffusers", len(videos), len(videos))
-    return read_json(biases)
+    return read_kept(biases)
 
 
 def compare(
@@ -217,17 +215,17 @@ def compare(
     settings: list[Setting] = [(None, None), *product(biases, cuts)]
     for done, (image, seed) in enumerate(comparison.videos):
         progress(f"vcut, tca {tca}", done, len(comparison.videos))
-        missing = [s for s in settings if not _is_whole(read_json(kept(s, image, seed)), names)]
+        missing = [s for s in settings if not _is_whole(read_kept(kept(s, image, seed)), names)]
         if missing:
             target, own = _kept_frames(comparison, image, seed), {"cache_interval": options.cache_interval}
             for setting, frames in sweep(pipeline, image.pixels, seed, missing, ref.steps, options=own):
                 row = {**metrics.compare(frames, target, lpips), **metrics.alone(frames, image.pixels)}
-                write_json(kept(setting, image, seed), row)
+                keep(kept(setting, image, seed), row)
     progress(f"vcut, tca {tca}", len(comparison.videos), len(comparison.videos))
     points = []
     for bias in biases:
         for setting in [(None, None), *((bias, cut) for cut in cuts)]:
-            rows = [read_json(kept(setting, image, seed)) for image, seed in comparison.videos]
+            rows = [read_kept(kept(setting, image, seed)) for image, seed in comparison.videos]
             point = {"tca": tca, "quality_bias": bias, "cut_step": setting[1] or "none"}
             points.append({**point, **comparison.summary(rows, names)})
     return pipeline.backend.name, points

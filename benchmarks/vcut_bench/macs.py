@@ -21,8 +21,7 @@ import typer
 from rich.markup import escape
 
 from vcut_bench import paper
-from vcut_bench.compiled import distinct_intervals, setting_name
-from vcut_bench.latency import parse_intervals
+from vcut_bench.compiled import distinct_intervals, parse_intervals, setting_name
 from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import provenance
 from vcut_bench.results import OUTPUT, deliver

@@ -25,8 +25,9 @@ from vcut_bench import peak
 from vcut_bench.export_cost import run_export
 from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import about, provenance
+from vcut_bench.reference import random_checkpoint
 from vcut_bench.results import OUTPUT, deliver
-from vcut_export.checkpoint import CONFIG_FILES, WEIGHTED, Checkpoint
+from vcut_export.checkpoint import CONFIG_FILES, WEIGHTED
 from vcut_runtime import VcutError, open_bundle
 from vcut_runtime.bundle.graph import share_stage
 from vcut_runtime.bundle.manifest import EngineSet, Manifest
@@ -129,7 +130,9 @@ def component_bytes(manifest: Manifest) -> dict[str, int]:
 
     kinds = (UNetSpatioTemporalConditionModel, AutoencoderKLTemporalDecoder, CLIPVisionModelWithProjection)
     with quiet_libraries():
-        models = {name: empty(_checkpoint(manifest), name, kind) for name, kind in zip(WEIGHTED, kinds, strict=True)}
+        models = {
+            name: empty(random_checkpoint(manifest), name, kind) for name, kind in zip(WEIGHTED, kinds, strict=True)
+        }
     width = torch_dtype(manifest.precision).itemsize
     return {name: width * sum(p.numel() for p in model.parameters()) for name, model in models.items()}
 
@@ -215,7 +218,7 @@ def _run_diffusers(manifest: Manifest, folder: Path, options: MemoryOptions) -> 
     if checkpoint is None:
         checkpoint = folder / "checkpoint"
         with quiet_libraries():
-            save_checkpoint(_checkpoint(manifest), checkpoint, manifest.precision)
+            save_checkpoint(random_checkpoint(manifest), checkpoint, manifest.precision)
     sizes = {"height": manifest.height, "width": manifest.width, "num_frames": manifest.frames}
     words = [str(checkpoint.absolute()), "image.png", manifest.precision, json.dumps(sizes)]
     environment = {"OMP_NUM_THREADS": str(options.threads)} if options.threads else {}
@@ -256,11 +259,6 @@ def _run_export(manifest: Manifest, folder: Path) -> dict[str, Any]:
         words.append("--dynamic=" + ",".join(f"{name}={r.min}:{r.max}" for name, r in manifest.dynamic.items()))
     run = run_export(words, folder)
     return {key: run[key] for key in ("skipped", "peak_bytes", "seconds") if key in run}
-
-
-def _checkpoint(manifest: Manifest) -> Checkpoint:
-    """Return the bundle's architecture with random weights."""
-    return Checkpoint(manifest.model.id, manifest.model.configs, None, None, None, 0, {})
 
 
 def _write_image(path: Path, manifest: Manifest) -> None:

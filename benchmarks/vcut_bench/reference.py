@@ -1,6 +1,6 @@
 """The reference of every fidelity figure: diffusers' unmodified pipeline on the checkpoint that a bundle was made from.
 
-Both pipelines get the same numbers without a change to diffusers: its latents are an argument, and the noise of its
+Both pipelines get the same numbers without a change to diffusers. Its latents are an argument. The noise of its
 augmentation is the first thing that it draws from its generator, so :func:`draw` draws that too.
 """
 
@@ -34,7 +34,7 @@ class Reference:
         source: the checkpoint as arguments of ``vcut_export.resolve`` and ``vcut_export.export``.
         checkpoint: what it resolved to.
         steps: denoising steps of a run.
-        decode_chunk: frames that diffusers decodes at a time, None for all: its own default.
+        decode_chunk: frames that diffusers decodes at a time. None is all of them, diffusers' own default.
     """
 
     manifest: Manifest
@@ -52,12 +52,12 @@ class Reference:
 
     @property
     def precision(self) -> Precision:
-        """What diffusers runs in: on a GPU the bundle's precision, as people run it there, on a CPU fp32."""
+        """The bundle's precision on a GPU, where people use it; fp32 on a CPU."""
         return self.manifest.precision if self.device == "cuda" else "fp32"
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides its frames, but for image and seed."""
+        """Everything that decides its frames, except for image and seed."""
         return {
             "checkpoint": self.checkpoint.identity,
             "size": list(self.manifest.sizes),
@@ -87,22 +87,22 @@ def find_reference(
     """Return the reference of a bundle: the checkpoint that its manifest names, or the one ``given``.
 
     Raises:
-        UsageError: it is not to be found, or another model; or a package is missing.
-        VcutError: the hub is out of reach.
+        UsageError: there is no such checkpoint, it is another model, or a package is missing.
+        VcutError: the hub is unavailable.
     """
     for package in _NEEDED:
         if find_spec(package) is None:
             raise UsageError(f"comparing with diffusers needs {package}: pip install 'vcut[export,bench]'")
     model = manifest.model
-    random = {"random_weights": model.random_weights, "seed": model.seed or 0}
+    source: dict[str, Any] = {"random_weights": model.random_weights, "seed": model.seed or 0}
     if given is not None:
-        source = {"model": given, **random}
+        source["model"] = given
     elif model.id in (known := presets()) or "/" in model.id:
         from_hub = "hub" in known.get(model.id, {"hub": model.id}) and not model.random_weights
-        source = {"model": model.id, "revision": model.revision if from_hub else None, **random}
+        source |= {"model": model.id, "revision": model.revision if from_hub else None}
     else:
         raise UsageError(
-            f"the bundle was made from a folder named {model.id!r} and does not know where that lies: "
+            f"the bundle was made from a folder named {model.id!r} and does not know where it is: "
             "give it with --reference"
         )
     checkpoint = resolve(**source)
@@ -114,23 +114,44 @@ def find_reference(
                     f"{source['model']} is not the bundle's model: its {component} has {key}={theirs[key]!r}, the "
                     f"bundle was made from {ours[key]!r}; give the bundle's own checkpoint with --reference"
                 )
-    return Reference(manifest, source, checkpoint, manifest.steps if steps is None else steps, decode_chunk)
+    return Reference(manifest, source, checkpoint, steps or manifest.steps, decode_chunk)
+
+
+def random_checkpoint(manifest: Manifest) -> Checkpoint:
+    """Return the architecture of a bundle with random weights."""
+    return Checkpoint(manifest.model.id, manifest.model.configs, None, None, None, 0, {})
+
+
+def choose_reference(manifest: Manifest, given: str | None) -> tuple[Reference, str | None]:
+    """Return the reference of a bundle, and None. If it is unavailable: random weights, and the reason.
+
+    Random weights take as long. Diffusers decodes as many frames at a time as the bundle.
+
+    Raises:
+        UsageError: the checkpoint ``given`` is unavailable.
+    """
+    chunk = manifest.decode_chunk if manifest.decode_chunk < manifest.frames else None
+    try:
+        return find_reference(manifest, given, decode_chunk=chunk), None
+    except VcutError as error:
+        if given is not None or find_spec("torch") is None:
+            raise
+        return Reference(manifest, {}, random_checkpoint(manifest), manifest.steps, chunk), str(error)
 
 
 def load_diffusers(reference: Reference) -> Any:
     """Load diffusers' pipeline onto its device, silent.
 
     Raises:
-        VcutError: its weights cannot be had.
+        VcutError: its weights are unavailable.
     """
-
     from vcut_export.libraries import quiet_libraries
     from vcut_export.weights import download, load_pipeline, torch_dtype
 
-    dtype = torch_dtype(reference.precision)
     precision = reference.manifest.precision
     with quiet_libraries():
-        pipeline = load_pipeline(download(reference.checkpoint, precision), precision, dtype)
+        checkpoint = download(reference.checkpoint, precision)
+        pipeline = load_pipeline(checkpoint, precision, torch_dtype(reference.precision))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(reference.device)
 
@@ -145,14 +166,14 @@ def draw(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return noise.numpy(), latents.numpy()
 
 
-def video_options(reference: Reference, latents: np.ndarray, dtype: Any, seed: int) -> dict[str, Any]:
-    """Return what diffusers' pipeline is called with for the bundle's video, from the numbers that :func:`draw` gives.
-
-    ``dtype`` is the one of torch that the pipeline's latents have.
-    """
+def video_options(reference: Reference, seed: int) -> dict[str, Any]:
+    """Return what diffusers' pipeline is called with for the bundle's video, apart from the image; see :func:`draw`."""
     import torch
 
+    from vcut_export.weights import torch_dtype
+
     manifest = reference.manifest
+    _, latents = draw(manifest, seed)
     return {
         "height": manifest.height,
         "width": manifest.width,
@@ -160,7 +181,7 @@ def video_options(reference: Reference, latents: np.ndarray, dtype: Any, seed: i
         "num_inference_steps": reference.steps,
         "min_guidance_scale": manifest.guidance.min,
         "max_guidance_scale": manifest.guidance.max,
-        "latents": torch.from_numpy(latents).to(dtype),
+        "latents": torch.from_numpy(latents).to(torch_dtype(reference.precision)),
         "generator": torch.Generator().manual_seed(seed),
         "decode_chunk_size": reference.decode_chunk,
         "output_type": "np",
@@ -168,7 +189,7 @@ def video_options(reference: Reference, latents: np.ndarray, dtype: Any, seed: i
 
 
 def diffusers_frames(reference: Reference, pipeline: Any, image: np.ndarray, seed: int) -> np.ndarray:
-    """Return diffusers' video of ``image`` [H, W, 3], uint8, as uint8 [F, H, W, 3], from the numbers of :func:`draw`.
+    """Return diffusers' video of ``image`` [H, W, 3], uint8, as uint8 [F, H, W, 3].
 
     Raises:
         VcutError: the GPU's memory is too small.
@@ -176,10 +197,8 @@ def diffusers_frames(reference: Reference, pipeline: Any, image: np.ndarray, see
     import torch
     from PIL import Image
 
-    _, latents = draw(reference.manifest, seed)
-    options = video_options(reference, latents, pipeline.unet.dtype, seed)
     try:
-        frames = pipeline(Image.fromarray(image), **options).frames[0]
+        frames = pipeline(Image.fromarray(image), **video_options(reference, seed)).frames[0]
     except torch.OutOfMemoryError:
         raise VcutError(
             "diffusers ran out of GPU memory: give --decode-chunk with fewer frames, or close other programs"
@@ -200,11 +219,11 @@ def attention_biases(pipeline: Any) -> dict[str, list[float]]:
 def check_same_weights(biases: Mapping[str, list[float]], pipeline: Pipeline, model: str) -> None:
     """Refuse a checkpoint whose weights are not the bundle's.
 
-    The unconditional row of ``sca_bias`` is the output bias of every folded attention, and tells apart even models of
-    one architecture that were tuned from one another.
+    The unconditional row of ``sca_bias`` is the output bias of every folded attention. It differs even between a model
+    and its fine-tuned versions.
 
     Raises:
-        UsageError: they are not.
+        UsageError: the weights differ.
     """
     manifest, backend = pipeline.manifest, pipeline.backend
     image = np.zeros((1, 3, manifest.height, manifest.width), dtype=np.float32)
@@ -219,7 +238,7 @@ def check_same_weights(biases: Mapping[str, list[float]], pipeline: Pipeline, mo
     expected = np.concatenate([biases.get(entry.block, [np.nan] * entry.channels) for entry in manifest.sca_bias])
     if expected.shape == row.shape:
         error = np.abs(row - expected).max() / max(np.abs(expected).max(), 1e-6)
-        if error <= _TOLERANCE[manifest.precision]:  # not where it is NaN
+        if error <= _TOLERANCE[manifest.precision]:  # False for NaN
             return
     raise UsageError(
         f"the weights of {model} are not those of the bundle {pipeline.bundle.root}: give the bundle's own checkpoint "

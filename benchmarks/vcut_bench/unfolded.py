@@ -1,7 +1,7 @@
-"""The unmodified UNet as an ONNX graph, and as a TensorRT engine, in the place of diffusers' own: the fair peer.
+"""The unmodified UNet as an ONNX graph or a TensorRT engine in the place of diffusers' own: the fair peer.
 
-It is what NVIDIA's demo and optimum build. It goes through this project's exporter and clean-up, so that what is left
-between it and a bundle is folding, the schedule, and the step loop inside the graph.
+NVIDIA's demo and optimum build the same. The graph goes through this project's exporter and clean-up. So the remaining
+differences to a bundle are folding, the schedule, and the step's arithmetic inside the graph.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Run = Callable[[Mapping[str, Any], Any], None]  # inputs by name and output, tor
 
 
 def replace_unet(pipeline: Any, reference: Reference, library: str, backend: str, threads: int) -> dict[str, Any]:
-    """Export the pipeline's UNet, give its weights up, and call the graph from then on; return facts for the result.
+    """Export the pipeline's UNet, free its weights, and call the graph from then on; return facts for the result.
 
     Args:
         pipeline: diffusers', loaded.
-        reference: what is compared with.
+        reference: what it was loaded for.
         library: ``onnxruntime`` or ``tensorrt``.
         backend: the bundle's, which says which TensorRT.
         threads: of the CPU.
@@ -36,16 +36,15 @@ def replace_unet(pipeline: Any, reference: Reference, library: str, backend: str
 
     engine = _tensorrt_library(backend, reference) if library == "tensorrt" else None
     unet = pipeline.unet
+    channels, height, width = reference.manifest.geometry.latent_shape()
     with tempfile.TemporaryDirectory(prefix="vcut-unfolded-") as name:
         path = export_unet(unet, reference, Path(name))
         unet.to("meta")
         if engine is None:
-            run, facts = _onnxruntime(path, reference.device, threads)
+            run, title = _onnxruntime(path, reference.device, threads)
         else:
-            run, facts = _tensorrt(path, engine, reference)
-    channels, height, width = reference.manifest.geometry.latent_shape()
-    shape = (2, reference.manifest.frames, channels, height, width)
-    output = torch.empty(shape, dtype=torch.float32, device=reference.device)
+            run, title = _tensorrt(path, engine, reference)
+    output = torch.empty(2, reference.manifest.frames, channels, height, width, device=reference.device)
 
     def forward(sample: Any, timestep: Any, encoder_hidden_states: Any, added_time_ids: Any, **_: Any) -> Any:
         inputs = {
@@ -58,7 +57,7 @@ def replace_unet(pipeline: Any, reference: Reference, library: str, backend: str
         return (output.to(sample.dtype),)
 
     unet.forward = forward
-    return facts
+    return {"backend": title}
 
 
 def export_unet(unet: Any, reference: Reference, folder: Path) -> Path:
@@ -77,7 +76,15 @@ def export_unet(unet: Any, reference: Reference, folder: Path) -> Path:
             tensors = (value.to(unet.dtype) for value in (encoder_hidden_states, added_time_ids))
             return self.unet(sample.to(unet.dtype), timestep, *tensors, return_dict=False)[0].float()
 
-    inputs, outputs = _specs(unet, reference)
+    channels, height, width = reference.manifest.geometry.latent_shape()
+    frames, cross = reference.manifest.frames, unet.config.cross_attention_dim
+    inputs = (
+        TensorSpec("sample", "float32", (2, frames, 2 * channels, height, width)),
+        TensorSpec("timestep", "float32", (1,)),
+        TensorSpec("encoder_hidden_states", "float32", (2, 1, cross if isinstance(cross, int) else cross[0])),
+        TensorSpec("added_time_ids", "float32", (2, 3)),
+    )
+    outputs = (TensorSpec("velocity", "float32", (2, frames, channels, height, width)),)
     model = trace(Plain().eval(), GraphSpec("unet", inputs, outputs, for_cpu=reference.precision == "fp32"))
     _, placed = write_weights([model], folder / "unet.weights")
     about = {"vcut_version": "benchmark", "description": "diffusers' UNet, unmodified"}
@@ -85,33 +92,20 @@ def export_unet(unet: Any, reference: Reference, folder: Path) -> Path:
     return folder / "unet.onnx"
 
 
-def _specs(unet: Any, reference: Reference) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    channels, height, width = reference.manifest.geometry.latent_shape()
-    frames, cross = reference.manifest.frames, unet.config.cross_attention_dim
-    shapes = {
-        "sample": (2, frames, 2 * channels, height, width),
-        "timestep": (1,),
-        "encoder_hidden_states": (2, 1, cross if isinstance(cross, int) else cross[0]),
-        "added_time_ids": (2, 3),
-    }
-    inputs = tuple(TensorSpec(name, "float32", shape) for name, shape in shapes.items())
-    return inputs, (TensorSpec("velocity", "float32", (2, frames, channels, height, width)),)
-
-
-def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, Any]]:
+def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, str]:
     import numpy as np
     import onnxruntime as ort
 
+    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    if provider not in ort.get_available_providers():
+        raise UsageError("ONNX Runtime has no CUDA: pip uninstall onnxruntime, then pip install onnxruntime-gpu")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    for key, value in thread_settings(threads).items():  # as vcut's own sessions have them
-        options.add_session_config_entry(key, value)
     options.intra_op_num_threads = threads
-    wanted = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
-    if wanted not in ort.get_available_providers():
-        raise UsageError("ONNX Runtime has no CUDA: pip uninstall onnxruntime, then pip install onnxruntime-gpu")
-    providers = list(dict.fromkeys([wanted, "CPUExecutionProvider"]))
+    for key, value in thread_settings(threads).items():  # those of vcut's own sessions
+        options.add_session_config_entry(key, value)
     try:
+        providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
         session = ort.InferenceSession(path, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise VcutError(f"ONNX Runtime cannot load the unfolded UNet: {first_line(error)}") from None
@@ -123,24 +117,23 @@ def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, dict[str, 
         binding.bind_output("velocity", device, 0, np.float32, tuple(output.shape), output.data_ptr())
         session.run_with_iobinding(binding)
 
-    return run, {"backend": f"onnxruntime {device}"}
+    return run, f"onnxruntime {device}"
 
 
 def _tensorrt_library(backend: str, reference: Reference) -> EngineLibrary:
-    """The bundle's own TensorRT, or whichever is there."""
+    """Return the bundle's own TensorRT, or the one that is installed."""
     from vcut_runtime.backends.tensorrt_library import is_installed
 
     if reference.device != "cuda":
-        raise UsageError("no NVIDIA GPU is visible to torch: an engine can be built without one, not run")
-    if backend == "tensorrt" or backend == "tensorrt-rtx":
-        return backend
-    for name in ("tensorrt", "tensorrt-rtx"):
-        if is_installed(name):
+        raise UsageError("torch sees no NVIDIA GPU: an engine could be built, but not run")
+    libraries: tuple[EngineLibrary, ...] = ("tensorrt", "tensorrt-rtx")
+    for name in libraries:
+        if name == backend or (backend not in libraries and is_installed(name)):
             return name
     raise UsageError("no TensorRT is installed: pip install 'vcut[tensorrt]' or 'vcut[tensorrt-rtx]'")
 
 
-def _tensorrt(path: Path, library: EngineLibrary, reference: Reference) -> tuple[Run, dict[str, Any]]:
+def _tensorrt(path: Path, library: EngineLibrary, reference: Reference) -> tuple[Run, str]:
     """Build an engine for this GPU and run it on torch's own memory and stream, as NVIDIA's demo does."""
     import torch
 
@@ -152,21 +145,21 @@ def _tensorrt(path: Path, library: EngineLibrary, reference: Reference) -> tuple
     target = choose_target(library, "this", reference.manifest.precision)
     assert not isinstance(target, str), target
     recipe = Recipe(library, target.version, target.compute_capability, reference.manifest.precision)
-    files = {kind: path.with_suffix(f".{kind}") for kind in ("engine", "log")}
-    compile_graph(EngineJob(recipe, "unet", str(path), str(files["engine"]), str(files["log"])), lambda *_: None)
-    loaded, errors = load_library(library), []
+    plan, log = path.with_suffix(".engine"), path.with_suffix(".log")
+    compile_graph(EngineJob(recipe, "unet", str(path), str(plan), str(log)), lambda *_: None)
+    loaded, errors = load_library(library), ["no reason given"]
     logger = loaded.logger(lambda severity, text: errors.append(text) if "ERROR" in severity else None)
     runtime = loaded.module.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(files["engine"].read_bytes())
+    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
     context = None if engine is None else engine.create_execution_context()
     if context is None:
-        raise VcutError(f"{loaded.title} cannot load the unfolded UNet: {first_line(errors[-1] if errors else '')}")
+        raise VcutError(f"{loaded.title} cannot load the unfolded UNet: {first_line(errors[-1])}")
 
     def run(inputs: Mapping[str, Any], output: Any) -> None:
         for name, value in {**inputs, "velocity": output}.items():
             context.set_tensor_address(name, value.data_ptr())
         if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
-            raise VcutError(f"{loaded.title} failed in the unfolded UNet: {first_line(errors[-1] if errors else '')}")
-        run.keep = (runtime, engine, logger)  # pyright: ignore[reportFunctionMemberAccess]
+            raise VcutError(f"{loaded.title} failed in the unfolded UNet: {first_line(errors[-1])}")
 
-    return run, {"backend": loaded.title}
+    run.keep = (runtime, engine, logger)  # pyright: ignore[reportFunctionMemberAccess]  # the context needs them
+    return run, loaded.title

@@ -34,7 +34,7 @@ from vcut_bench.paper import paper, quality, setting
 from vcut_bench.provenance import about, provenance
 from vcut_bench.reference import diffusers_frames, draw, find_reference
 from vcut_bench.vbench_scores import DIMENSIONS, SEEDS, Clip, check_vbench, missing_files, read_suite, score
-from vcut_bench.work import load_input, read_json, work_folder, write_json
+from vcut_bench.work import keep, load_input, read_kept, work_folder
 from vcut_runtime.errors import UsageError
 from vcut_runtime.images import Fit
 from vcut_runtime.schedule import CutStep, QualityBias, check_cut_step
@@ -116,7 +116,7 @@ def measure(
     settings |= {setting(cut) + interval_suffix(cache_interval): (cut, cache_interval) for cut in cuts}
     with work_folder(Path(work).absolute(), identity) as folder:
         listed = [{"video": clip.name, "image": clip.prompt.image_name, "seed": clip.seed} for clip in clips]
-        write_json(folder / "manifest.json", {"ratio": ratio, "videos": listed})
+        keep(folder / "manifest.json", {"ratio": ratio, "videos": listed})
 
         def load(clip: Clip) -> np.ndarray:
             return load_input(cropped / clip.prompt.image_name, manifest.height, manifest.width, fit).pixels
@@ -130,11 +130,11 @@ def measure(
 
         biases, original = folder / "biases.json", setting("none")
         diffusers = None
-        if read_json(biases) is None or missing_videos(clips, folder, original):
+        if read_kept(biases) is None or missing_videos(clips, folder, original):
             diffusers = load_checked(ref, given, backend, biases)
         seconds = {original: make_videos(clips, folder, original, base, progress)}
         diffusers = None  # its weights and ours need not fit together
-        pipeline = open_ours(ref, given, tca, folder, read_json(biases), backend, threads, progress)
+        pipeline = open_ours(ref, given, tca, folder, read_kept(biases), backend, threads, progress)
         common = {"num_inference_steps": ref.steps, "quality_bias": quality_bias, "cache_interval": cache_interval}
         for name, (cut, _) in list(settings.items())[1:]:
             seconds[name] = make_videos(clips, folder, name, partial(ours, cut), progress)
@@ -199,7 +199,7 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
 
 def missing_videos(clips: Sequence[Clip], folder: Path, name: str) -> list[Clip]:
     """Return the videos that a setting lacks, or whose time is unknown."""
-    seconds = read_json(folder / "seconds" / f"{name}.json") or {}
+    seconds = read_kept(folder / "seconds" / f"{name}.json") or {}
     return [clip for clip in clips if clip.name not in seconds or not (folder / "videos" / name / clip.name).is_file()]
 
 
@@ -208,7 +208,7 @@ def make_videos(
 ) -> float:
     """Make the videos that a setting lacks; return the median of the seconds that one takes."""
     path = folder / "seconds" / f"{name}.json"
-    seconds: dict[str, float] = read_json(path) or {}
+    seconds: dict[str, float] = read_kept(path) or {}
     missing = missing_videos(clips, folder, name)
     for done, clip in enumerate(missing, len(clips) - len(missing)):
         progress(f"videos, {name}", done, len(clips))
@@ -216,6 +216,6 @@ def make_videos(
         frames = make(clip)
         seconds[clip.name] = time.perf_counter() - start
         Video(frames, fps=7).save(folder / "videos" / name / clip.name)
-        write_json(path, seconds)
+        keep(path, seconds)
     progress(f"videos, {name}", len(clips), len(clips))
     return statistics.median(seconds[clip.name] for clip in clips)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from vcut_bench.work import read_json, write_json
+from vcut_bench.work import keep, read_kept
 from vcut_runtime.errors import UsageError, VcutError
 
 SEEDS = 5  # videos of a prompt; vbench looks for no more
@@ -132,7 +132,7 @@ def score(
     own = [clip for clip in clips if dimension in clip.prompt.dimension]
     expected = sorted(clip.name for clip in own)
     key = hashlib.sha256(json.dumps(expected).encode()).hexdigest()
-    kept = read_json(path)
+    kept = read_kept(path)
     if isinstance(kept, dict) and kept.get("of") == key:
         return kept
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def score(
             {"prompt_en": p.prompt_en, "image_name": str(images.absolute() / p.image_name), "dimension": [dimension]}
             for p in dict.fromkeys(clip.prompt for clip in own)
         ]
-        write_json(Path(temporary) / "info.json", entries)
+        keep(Path(temporary) / "info.json", entries)
         # vbench takes the suffix of the first file for that of all videos, so the folder holds nothing else.
         (Path(temporary) / "videos").mkdir()
         for video in expected:
@@ -158,7 +158,7 @@ def score(
                 env={**os.environ, "VBENCH_CACHE_DIR": str(_cache())},
                 check=False,
             )
-        answer = read_json(Path(temporary) / f"{dimension}_eval_results.json")
+        answer = read_kept(Path(temporary) / f"{dimension}_eval_results.json")
     try:
         mean, videos = answer[dimension]
         names = sorted(Path(video["video_path"]).name for video in videos)
@@ -169,7 +169,7 @@ def score(
         lines = log.read_text("utf-8", "replace").strip().splitlines() or [f"exit code {done.returncode}"]
         missing = "" if done.returncode else f", {len(names)} of {len(expected)} videos scored"
         raise VcutError(f"vbench failed in {dimension} of {name} ({lines[-1]}{missing}): its log is {log}")
-    write_json(path, kept)
+    keep(path, kept)
     return kept
 
 

@@ -1,4 +1,4 @@
-"""A folder that keeps what long measurements have found, so that a second run goes on where the first was stopped."""
+"""A folder that keeps the results of long measurements, so that a second run continues where the first stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.images import Fit, load_image
+from vcut_runtime.images import Fit, ImageLike, load_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _IDENTITY = "work.json"
@@ -23,7 +23,7 @@ _IDENTITY = "work.json"
 
 @dataclass(frozen=True)
 class InputImage:
-    """An image of the measurement; files of the work folder are named by its ``sha256``, never by its name."""
+    """An image of the measurement. Its hash names files in the work folder, because names of images may repeat."""
 
     name: str
     pixels: np.ndarray  # uint8 [H, W, 3], of the bundle's size
@@ -31,7 +31,7 @@ class InputImage:
 
     @property
     def key(self) -> str:
-        """Its part of a file name."""
+        """The part of a file name that stands for this image."""
         return self.sha256[:16]
 
 
@@ -44,24 +44,29 @@ def find_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"no folder of images at {folder}: check --images")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    if not found:
+    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    if not images:
         raise UsageError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in {folder}: check --images")
-    return found
+    return images
+
+
+def load_pixels(image: ImageLike, height: int, width: int, fit: Fit = "crop") -> np.ndarray:
+    """Return an image as uint8 [H, W, 3] in the size that both pipelines get.
+
+    Raises:
+        UsageError: it is not an image.
+    """
+    return np.round(load_image(image, height, width, fit)[0].transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
 def load_input(path: Path, height: int, width: int, fit: Fit) -> InputImage:
-    """Load an image at the size that both pipelines get.
-
-    Raises:
-        UsageError: it is no image.
-    """
-    pixels = np.round(load_image(path, height, width, fit)[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    """Load an image of the measurement, see :func:`load_pixels`."""
+    pixels = load_pixels(path, height, width, fit)
     return InputImage(path.name, pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
 
 
 def check_distinct(images: Sequence[InputImage]) -> None:
-    """Raise UsageError where two images are the same: they would count twice."""
+    """Raise a UsageError if two images are the same, because they would count twice."""
     seen: dict[str, str] = {}
     for image in images:
         if image.key in seen:
@@ -71,10 +76,10 @@ def check_distinct(images: Sequence[InputImage]) -> None:
 
 @contextmanager
 def work_folder(folder: str | Path | None, identity: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield ``folder``, made if need be, or a temporary one if it is None.
+    """Yield ``folder``, which is made if it does not exist; a temporary folder if it is None.
 
     Raises:
-        UsageError: it holds something else, or what another measurement found.
+        UsageError: it holds other files, or what a measurement of another ``identity`` has kept.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="vcut-bench-") as temporary:
@@ -87,9 +92,9 @@ def work_folder(folder: str | Path | None, identity: Mapping[str, Any]) -> Itera
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"{folder} holds other files than a measurement's: name a new folder as --work")
-        write_json(path, identity)
-    elif (found := read_json(path)) != json.loads(json.dumps(identity)):
-        changed = [key for key, value in identity.items() if not isinstance(found, dict) or found.get(key) != value]
+        keep(path, identity)
+    elif (kept := read_kept(path)) != json.loads(json.dumps(identity)):
+        changed = [key for key, value in identity.items() if not isinstance(kept, dict) or kept.get(key) != value]
         raise UsageError(
             f"{folder} keeps a measurement of other {changed[0].replace('_', ' ') if changed else 'kind'}: "
             "name a new folder as --work"
@@ -97,41 +102,24 @@ def work_folder(folder: str | Path | None, identity: Mapping[str, Any]) -> Itera
     yield folder
 
 
-def read_json(path: Path) -> Any:
-    """Return a kept result, None if there is none or it is damaged."""
+def read_kept(path: Path) -> Any:
+    """Return a kept value: an array from an .npy file, else JSON. None if there is no file or it is damaged."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Keep a result: the file is whole or not there."""
-    with _whole(path) as partial:
-        partial.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-
-
-def read_frames(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return kept frames, None if there are none of this shape."""
-    try:
-        found = np.load(path, allow_pickle=False)
+        return np.load(path, allow_pickle=False) if path.suffix == ".npy" else json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, EOFError):
         return None
-    return found if found.shape == shape and found.dtype == np.uint8 else None
 
 
-def write_frames(path: Path, frames: np.ndarray) -> None:
-    """Keep frames: the file is whole or not there."""
-    with _whole(path) as partial, partial.open("wb") as file:
-        np.save(file, frames, allow_pickle=False)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def keep(path: Path, value: Any) -> None:
+    """Write an array to an .npy file, or JSON to another one. The file is whole or not there."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
+        with partial.open("wb") as file:
+            if path.suffix == ".npy":
+                np.save(file, value, allow_pickle=False)
+            else:
+                file.write(json.dumps(value, indent=1).encode() + b"\n")
         partial.replace(path)
     except OSError as error:
         raise VcutError(f"cannot write {path} ({error.strerror or error}): choose another --work") from None

@@ -1,4 +1,4 @@
-"""The latency benchmark: turns, statistics, ratios and reasons with stand-ins for workers, and once for real."""
+"""The latency benchmark: turns, statistics, ratios and reasons with stand-ins for processes, and once for real."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from vcut_bench import latency, roofline, turns
+from vcut_bench import compiled, latency, latency_numbers, roofline, turns
 from vcut_bench.numbers import terminal
 from vcut_bench.peers import PEERS, PeerJob
 from vcut_runtime import UsageError, VcutError
@@ -29,7 +29,7 @@ MACS = {
 }
 
 
-class FakeWorker:
+class FakeProcess:
     """Answers at once with times that grow from turn to turn, the same for all: a machine that slows down."""
 
     log: list[tuple[str, Any]]
@@ -38,15 +38,11 @@ class FakeWorker:
         self.side, self.log, self.runs = job.side, log, 0
         self.facts = {"backend": f"fake {job.side}", "precision": "fp32"}
 
-    def ask(self, what: str, *, options: dict[str, Any], frames: str | None) -> dict[str, Any]:
-        assert what == "run"
+    def run(self, options: dict[str, Any], frames: bool = False) -> tuple[dict[str, Any], Any]:
         self.log.append((self.side, options.get("cut_step")))
         self.runs += 1
         if self.side == "roofline":
-            return {"macs_per_second": {"matmul": 1000.0 * self.runs, "convolution": 500.0}}
-        if frames is not None:
-            level = {"vcut": 1, "diffusers": 0, "deepcache": 16}[self.side]
-            np.save(frames, np.full((2, 4, 4, 3), level, np.uint8))
+            return {"macs_per_second": {"matmul": 1000.0 * self.runs, "convolution": 500.0}}, None
         slow = 1.0 + 0.5 * sum(1 for side, _ in self.log if side == "diffusers")
         cut_step = options.get("cut_step", 5)
         guided = (5 if cut_step == "none" else cut_step) - 1
@@ -56,29 +52,31 @@ class FakeWorker:
         if guided < 4:
             stages = {**stages, "semantic_binding": loop * 0.75, "quality_improvement": loop * 0.25}
             steps["quality_improvement"] = 4 - guided
-        return {
+        video = {
             "stages": stages,
             "steps": steps,
             "video": loop + 0.75,
             "peak_device_memory_bytes": None,
             "peak_host_memory_bytes": 1000 + self.runs,
         }
+        level = {"vcut": 1, "diffusers": 0, "deepcache": 16}[self.side]
+        return video, np.full((2, 4, 4, 3), level, np.uint8) if frames else None
 
     def close(self) -> None:
         self.log.append((self.side, "closed"))
 
 
-def measure(bundle: Path, log: list[Any], open_worker: Callable[[PeerJob], Any] | None = None, **options: Any) -> Any:
+def measure(bundle: Path, log: list[Any], start: Callable[[PeerJob], Any] | None = None, **options: Any) -> Any:
     options = {"peers": "diffusers,deepcache", "repeats": 3, "backend": "onnxruntime-cpu", **options}
-    opener = open_worker or (lambda job: FakeWorker(job, log))
+    start = start or (lambda job: FakeProcess(job, log))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(roofline, "macs_per_step", lambda manifest: {"vcut": MACS, "original": MACS})
-        return latency.measure(bundle, open_worker=opener, **options)
+        return latency.measure(bundle, start=start, **options)
 
 
 def printed(result: Any) -> list[str]:
     console = Console(file=io.StringIO(), width=80)
-    for table in latency.numbers(result):
+    for table in latency_numbers.numbers(result):
         console.print(terminal(table))
     return [line.strip() for line in console.file.getvalue().splitlines()]  # pyright: ignore
 
@@ -176,11 +174,11 @@ def test_cut_steps_are_swept_and_the_bundle_s_comes_first(small_bundle: Path, sm
 def test_cache_intervals_are_rows_of_their_own(deep_bundle: Path, small_bundle: Path) -> None:
     seen: list[tuple[int | str, int]] = []
 
-    class Notes(FakeWorker):
-        def ask(self, what: str, *, options: dict[str, Any], frames: str | None) -> dict[str, Any]:
+    class Notes(FakeProcess):
+        def run(self, options: dict[str, Any], frames: bool = False) -> tuple[dict[str, Any], Any]:
             if self.side == "vcut":
                 seen.append((options["cut_step"], options["cache_interval"]))
-            return super().ask(what, options={**options, "cut_step": 3}, frames=frames)
+            return super().run({**options, "cut_step": 3}, frames)
 
     result = measure(deep_bundle, [], lambda job: Notes(job, []), repeats=1)
     ours = {name: row for name, row in result["configurations"].items() if name.startswith("vcut")}
@@ -197,25 +195,25 @@ def test_cache_intervals_are_rows_of_their_own(deep_bundle: Path, small_bundle: 
     for intervals, words in (([0], "2 or more"), ([2], "--deep-cache")):
         with pytest.raises(UsageError, match=words):
             measure(small_bundle, [], cache_intervals=intervals)
-    assert (latency.parse_intervals("2, 3"), latency.parse_intervals("none")) == ([2, 3], [])
+    assert (compiled.parse_intervals("2, 3"), compiled.parse_intervals("none")) == ([2, 3], [])
     for text in ("2;3", "", "two"):
-        with pytest.raises(UsageError, match="no list of numbers"):
-            latency.parse_intervals(text)
+        with pytest.raises(UsageError, match="not a list of numbers"):
+            compiled.parse_intervals(text)
 
 
 def test_a_peer_that_does_not_open_or_fails_is_skipped_with_the_reason(small_bundle: Path) -> None:
     log: list[Any] = []
 
-    class Fails(FakeWorker):
-        def ask(self, what: str, **content: Any) -> dict[str, Any]:
+    class Fails(FakeProcess):
+        def run(self, options: dict[str, Any], frames: bool = False) -> tuple[dict[str, Any], Any]:
             if self.runs == 2:
                 raise VcutError("its process ended with exit code 1: boom\nmore")
-            return super().ask(what, **content)
+            return super().run(options, frames)
 
-    def opener(job: PeerJob) -> FakeWorker:
+    def opener(job: PeerJob) -> FakeProcess:
         if job.side == "tgate":
             raise UsageError("tgate is not installed: pip install --no-deps tgate")
-        return (Fails if job.side == "deepcache" else FakeWorker)(job, log)
+        return (Fails if job.side == "deepcache" else FakeProcess)(job, log)
 
     result = measure(small_bundle, log, opener, peers="diffusers,deepcache,tgate")
     found = result["configurations"]
@@ -232,12 +230,12 @@ def test_a_peer_that_does_not_open_or_fails_is_skipped_with_the_reason(small_bun
 def test_our_own_failure_ends_the_benchmark_and_every_process(small_bundle: Path) -> None:
     log: list[Any] = []
 
-    class Fails(FakeWorker):
-        def ask(self, what: str, **content: Any) -> dict[str, Any]:
+    class Fails(FakeProcess):
+        def run(self, options: dict[str, Any], frames: bool = False) -> tuple[dict[str, Any], Any]:
             raise VcutError("ONNX Runtime failed")
 
-    def opener(job: PeerJob) -> FakeWorker:
-        return (Fails if job.side == "vcut" else FakeWorker)(job, log)
+    def opener(job: PeerJob) -> FakeProcess:
+        return (Fails if job.side == "vcut" else FakeProcess)(job, log)
 
     with pytest.raises(VcutError, match="ONNX Runtime failed"):
         measure(small_bundle, log, opener)
@@ -256,8 +254,6 @@ def test_impossible_options_are_refused_before_anything_opens(small_bundle: Path
     ):
         with pytest.raises(UsageError, match=words):
             measure(small_bundle, [], opener, **options)
-    assert latency.choose_peers("all") == list(PEERS)
-    assert latency.choose_peers("none") == []
 
 
 def test_one_real_run_through_the_command(deep_bundle: Path, tmp_path: Path) -> None:
@@ -277,4 +273,4 @@ def test_one_real_run_through_the_command(deep_bundle: Path, tmp_path: Path) -> 
         assert found["step_loop"]["median"] > 0
         assert 0 < found["roofline_share"] < 1
         assert 20e6 < found["peak_host_memory_bytes"] < 4e9
-    assert [table.title for table in latency.numbers(result)][:1] == ["Step loop"]
+    assert [table.title for table in latency_numbers.numbers(result)][:1] == ["Step loop"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vcut_bench.latency import COUNTERPARTS
+from vcut_bench.peers import PEERS
 from vcut_bench.results_page import PAGE, README, RESULTS, TEMPLATE, fill, fill_readme, newest
 from vcut_bench.turns import ratios
 from vcut_runtime.errors import UsageError
@@ -86,8 +86,8 @@ def test_the_kept_latency_is_ahead_of_every_peer_by_cutting_guidance_alone() -> 
 def test_each_peer_is_slower_than_what_does_the_same_or_less_to_the_video() -> None:
     found = kept_latency()
     peers = {name: row for name, row in found.items() if not name.startswith("vcut")}
-    assert set(peers) == set(COUNTERPARTS) - {"tensorrt-unfolded"}  # which wants a GPU
+    assert set(peers) == set(PEERS) - {"tensorrt-unfolded"}  # which needs a GPU
     for name, row in peers.items():
-        like = found[f"vcut c={COUNTERPARTS[name] or 17}"]
+        like = found[f"vcut c={PEERS[name].counterpart or 17}"]
         assert ratios(*(side["step_loop"]["values"] for side in (row, like)))["median"] > 1, name
         assert row["exact"] or like["psnr"] >= row["psnr"], name

@@ -1,0 +1,95 @@
+"""The tables of a latency result: step loops beside the peers, seconds by stage, and peers beside like settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vcut_bench.numbers import Numbers
+from vcut_bench.peers import OURS, PEERS
+from vcut_bench.turns import STAGES, ratios
+from vcut_runtime.schedule import CutStep
+
+
+def numbers(result: Mapping[str, Any]) -> list[Numbers]:
+    """Return the step loops beside the peers, seconds by stage, peers beside like settings, and who was skipped."""
+    rows = {name: row for name, row in result["configurations"].items() if "skipped" not in row}
+    skipped = [[row["title"], row["skipped"]] for row in result["configurations"].values() if "skipped" in row]
+    tables = [
+        Numbers(
+            "Step loop",
+            ["", "step loop", "p95", "spread", "over diffusers", "range", "PSNR", "of the limit"],
+            [_loop_cells(row) for row in rows.values()],
+            "c is the cut step: the first step without guidance. Times are medians; the spread is the distance between "
+            "the quartiles. Ratios compare the videos of one turn. PSNR compares the frames with those of diffusers. "
+            "The limit is the fastest matrix product or convolution on this device.",
+        ),
+        Numbers(
+            "Seconds by stage, and peak memory",
+            ["", "condition", "guided", "cond.", "decode", "video", "guided step", "cond. step", "GB"],
+            [_stage_cells(row) for row in rows.values()],
+            "Peers that guide every step have no conditional steps. Memory is that of the GPU, or on a CPU of the "
+            "process.",
+        ),
+        Numbers(
+            "Like for like",
+            ["peer", "PSNR", "slower by", "range", "than this setting", "PSNR"],
+            _like_for_like(rows, result.get("cut_step")),
+            "Peers that compute the video of diffusers are compared with vcut that never cuts. The other peers are "
+            "compared with a setting that changes the video as much or less.",
+        ),
+        Numbers("Skipped", ["peer", "reason"], skipped),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def label(row: Mapping[str, Any]) -> str:
+    """Return a configuration's title without its count of steps."""
+    return str(row["title"]).split(":")[0]
+
+
+def _loop_cells(row: Mapping[str, Any]) -> list[str]:
+    loop, speedup, share = row["step_loop"], row.get("speedup_over_diffusers"), row.get("roofline_share")
+    return [
+        label(row),
+        f"{loop['median']:.2f} s",
+        f"{loop['p95']:.2f} s",
+        f"{100 * loop['spread']:.0f} %",
+        *_ratio_cells(speedup),
+        _decibels(row["psnr"]),
+        "" if share is None else f"{100 * share:.0f} %",
+    ]
+
+
+def _stage_cells(row: Mapping[str, Any]) -> list[str]:
+    stages = [row["stages"].get(stage, {}).get("median") for stage in STAGES]
+    steps = [row["steps"].get(stage, {}).get("median") for stage in STAGES[1:3]]
+    memory = row["peak_device_memory_bytes"] or row["peak_host_memory_bytes"]
+    return [label(row), *(_short(value) for value in (*stages, row["video"]["median"], *steps, memory / 1e9))]
+
+
+def _like_for_like(rows: Mapping[str, Any], cut_step: CutStep | None) -> list[list[str]]:
+    """Return each peer beside its counterpart of ours."""
+    pairs = []
+    for name, peer in PEERS.items():
+        theirs, ours = rows.get(name), rows.get(f"{OURS} c={peer.counterpart or cut_step}")
+        if theirs is not None and ours is not None:
+            ratio = ratios(theirs["step_loop"]["values"], ours["step_loop"]["values"])
+            cells = [_decibels(theirs["psnr"]), *_ratio_cells(ratio), label(ours), _decibels(ours["psnr"])]
+            pairs.append([label(theirs), *cells])
+    return pairs
+
+
+def _ratio_cells(ratio: Mapping[str, Any] | None) -> list[str]:
+    return ["", ""] if ratio is None else [f"{ratio['median']:.2f} x", "{:.2f} to {:.2f}".format(*ratio["range"])]
+
+
+def _decibels(psnr: float | None) -> str:
+    return "" if psnr is None else "equal" if psnr >= 100 else f"{psnr:.1f} dB"
+
+
+def _short(value: float | None) -> str:
+    """Return a number in at most five characters."""
+    if value is None:
+        return ""
+    return f"{value:.{3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0}f}"
