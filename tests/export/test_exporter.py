@@ -185,7 +185,7 @@ def test_a_disk_too_small_is_refused_before_any_work(
 
 def test_a_place_that_cannot_be_written_is_refused(small_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot write beside .* choose another place"):
+    with pytest.raises(UsageError, match=r"cannot write beside .* choose another place"):
         again(small_checkpoint, tmp_path / "file" / "bundle")
 
 

@@ -112,12 +112,6 @@ def package(tmp_path: Path) -> Path:
     return Path(shutil.copytree(source, tmp_path / "vcut_export", ignore=shutil.ignore_patterns("svd_tiny", "__*")))
 
 
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text("utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), "utf-8")
-
-
 def test_only_code_that_shapes_graphs_counts(package: Path) -> None:
     before = code_fingerprint(package)
     for path in package.rglob("*.py"):
@@ -129,16 +123,27 @@ def test_only_code_that_shapes_graphs_counts(package: Path) -> None:
     assert code_fingerprint(package) == before
 
 
+LAYER = '''"""A module's docstring."""
+
+
+class Layer:
+    """A class's docstring."""
+
+    def forward(self, x):  # a comment
+        """A function's docstring."""
+        return x * 2
+'''
+
+
 def test_texts_and_layout_do_not_count(package: Path) -> None:
-    before, fold = code_fingerprint(package), package / "graphs/rewrites/fold.py"
-    edit(fold, "Fold what the UNet", "Make constant what the UNet")  # the module's docstring
-    edit(fold, '"""The folded cross-attentions', '"""All folded cross-attentions')  # a class's
-    edit(fold, '"""Return this block\'s slice', '"""Give this block\'s slice')  # a function's
-    edit(fold, "# [B, N]", "# one row or two")
-    edit(fold, "        bias = self.bias()\n", "\n        bias = (\n            self.bias()\n        )\n")
+    layer = package / "graphs/rewrites/layer.py"
+    layer.write_text(LAYER, "utf-8")
+    before = code_fingerprint(package)
+    layer.write_text(LAYER.replace("docstring", "text").replace("a comment", "a remark").replace("x * 2", "(x * 2)"))
     assert code_fingerprint(package) == before
-    edit(fold, "self.state.rows[:, self", "self.state.rows[:1, self")
-    assert code_fingerprint(package) != before
+    for old, new in (("x * 2", "x * 3"), ("Layer", "Other"), ("self, x", "self, x, y=1")):
+        layer.write_text(LAYER.replace(old, new), "utf-8")
+        assert code_fingerprint(package) != before, new
 
 
 def test_new_and_renamed_modules_count(package: Path) -> None:
