@@ -171,12 +171,12 @@ def sweep(
     before = {1: latents}  # step -> latents that it starts from
     starts = {cut for _, cut in settings if isinstance(cut, int) and cut <= steps}
 
-    def keep(number: int, step: Step, after: np.ndarray) -> None:
+    def remember(number: int, step: Step, after: np.ndarray) -> None:
         if number + 1 in starts:
             before[number + 1] = np.array(after)  # the backend reuses its memory
 
     common: dict[str, Any] = {"num_inference_steps": steps, "noise": noise, **(options or {})}
-    whole = pipeline(image, cut_step="none", latents=latents, callback=keep, **common).frames
+    whole = pipeline(image, cut_step="none", latents=latents, callback=remember, **common).frames
     for bias, cut in settings:
         if bias is None or not isinstance(cut, int) or cut > steps:
             yield (bias, cut), whole

@@ -11,7 +11,7 @@ latents, noise, threads, sizes and steps. PSNR compares the frames of each with 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,14 +81,7 @@ def measure(
     start: Callable[[PeerJob], Any] = PeerProcess,
     **fields: Any,
 ) -> dict[str, Any]:
-    """Time videos of a bundle and of its peers, in turns.
-
-    Args:
-        bundle: its folder.
-        options: what is timed, and how.
-        progress: called with what is done, done and total.
-        start: opens a side.
-        fields: fields of ``options``.
+    """Time videos of a bundle and of its peers, in turns. ``start`` opens a side.
 
     Returns:
         Provenance, ``roofline`` (MACs per second) and ``configurations`` by name: seconds of ``video``, ``step_loop``,
@@ -104,39 +97,44 @@ def measure(
     options = merge(LatencyOptions, options, fields)
     opened = open_bundle(bundle, hashes=False)
     manifest, backend = opened.manifest, choose(opened, options.backend).name
-    cuts, intervals = _cut_steps(manifest, options.cut_steps), _intervals(manifest, options.cache_intervals)
+    cuts, intervals = _cut_steps(manifest, options.cut_steps), options.cache_intervals
+    intervals = distinct_intervals(([2, 3] if manifest.deep_features else []) if intervals is None else intervals)
     image = None if options.image is None else str(options.image)
     peers, threads = choose_peers(options.peers), options.threads or _usable_cpus()
     job = PeerJob(OURS, str(opened.root), backend, threads, cuts[0], options.reference, image)
     ref, lacking = choose_reference(manifest, options.reference) if peers else (None, None)
-    contest = Contest(configurations(manifest, cuts, peers, intervals), progress)
+    rows = configurations(manifest, cuts, peers, intervals)
+    contest, limit = Contest(progress), Configuration(ROOFLINE, "", ROOFLINE)
     with closing(contest):
-        contest.open(job, [*dict.fromkeys(row.side for row in contest.configurations), ROOFLINE], start)
-        first, frames = contest.warm_up(options.warm_up)
-        turns = contest.take_turns(options.repeats)
-        limits = contest.best_rates(ROOFLINE, options.repeats)
+        contest.open(job, list(dict.fromkeys(row.side for row in [*rows, limit])), start)
+        first = contest.take_turns("warm up", rows, options.warm_up, frames=True)
+        turns = contest.take_turns("turns", rows, options.repeats)
+        products = contest.take_turns(ROOFLINE, [limit], options.repeats).get(ROOFLINE, [])
+    measured = [answer["macs_per_second"] for answer, _ in products]
+    limits = {name: max(rates[name] for rates in measured) for name in (measured[0] if measured else ())}
     macs = roofline.macs_per_step(manifest) if limits else {}
-    rows: dict[str, dict[str, Any]] = {}
-    for row in contest.configurations:
+    loops = {name: [step_loop(video) for video, _ in videos] for name, videos in turns.items()}
+    results: dict[str, dict[str, Any]] = {}
+    for row in rows:
         if row.name not in turns:
-            rows[row.name] = {"title": row.title, "skipped": contest.skipped[row.side]}
+            results[row.name] = {"title": row.title, "skipped": contest.skipped[row.side]}
             continue
-        ours = row.side == OURS
-        is_comparable = BASELINE in frames and not (ours and lacking)
-        rows[row.name] = {
+        ours, videos = row.side == OURS, [video for video, _ in turns[row.name]]
+        frames = [first[name][-1][1] for name in (row.name, BASELINE) if name in first]
+        results[row.name] = {
             "title": row.title,
             **({"cache_interval": row.options["cache_interval"]} if ours else {"exact": PEERS[row.side].exact}),
             **contest.processes[row.side].facts,
-            "first_video": first[row.name],
-            "psnr": psnr(frames[row.name], frames[BASELINE]) if is_comparable else None,
-            **summarize(turns[row.name]),
+            "first_video": first[row.name][0][0]["video"],
+            "psnr": psnr(*frames) if len(frames) == 2 and not (ours and lacking) else None,
+            **summarize(videos),
+            **({"speedup_over_diffusers": ratios(loops[BASELINE], loops[row.name])} if BASELINE in loops else {}),
+            "vcut_is_faster_by": ratios(loops[row.name], loops[rows[0].name]),
         }
         if limits and (ours or not PEERS[row.side].reuses):
-            network = macs["vcut" if ours else "original"]
-            steps = steps_by_graph(manifest, **row.options) if ours else turns[row.name][0]["steps"]
-            seconds = rows[row.name]["step_loop"]["median"]
-            rows[row.name]["roofline_share"] = roofline.share(network, steps, seconds, max(limits.values()))
-    _compare(rows, {name: [step_loop(video) for video in videos] for name, videos in turns.items()})
+            steps = steps_by_graph(manifest, **row.options) if ours else videos[0]["steps"]
+            network, seconds = macs["vcut" if ours else "original"], results[row.name]["step_loop"]["median"]
+            results[row.name]["roofline_share"] = roofline.share(network, steps, seconds, max(limits.values()))
     return {
         "benchmark": "latency",
         **provenance("vcut bench latency"),
@@ -153,7 +151,7 @@ def measure(
         "reference": None if ref is None else ref.describe(),
         "reference_weights": f"random: {lacking}" if lacking else "the bundle's",
         "roofline": {"macs_per_step": macs, "macs_per_second": limits, "skipped": contest.skipped.get(ROOFLINE)},
-        "configurations": rows,
+        "configurations": results,
     }
 
 
@@ -167,8 +165,8 @@ def configurations(
     """
     rows = []
     twice: list[CutStep] = ["none"] if cut_steps[0] == "none" else [cut_steps[0], "none"]
-    settings = [(cut, 1) for cut in cut_steps]
-    settings += [(cut, interval) for interval in cache_intervals for cut in twice]
+    settings: list[tuple[CutStep, int]] = [(cut, 1) for cut in cut_steps]
+    settings.extend((cut, interval) for interval in cache_intervals for cut in twice)
     for cut, interval in settings:
         steps = steps_by_graph(manifest, cut, interval)
         shallow = sum(count for graph, count in steps.items() if GRAPHS[graph].full)
@@ -205,21 +203,6 @@ def _cut_steps(manifest: Manifest, given: Sequence[CutStep] | None) -> list[CutS
         raise UsageError("--cut-steps is empty: give some, such as none,10,17,20")
     ordered = sorted(steps, key=lambda cut: cut != manifest.cut_step)
     return ["none" if cut > manifest.steps else cut for cut in ordered]
-
-
-def _intervals(manifest: Manifest, given: Sequence[int] | None) -> list[int]:
-    if given is None:
-        return [2, 3] if manifest.deep_features else []
-    return distinct_intervals(given)
-
-
-def _compare(rows: Mapping[str, dict[str, Any]], loops: Mapping[str, Sequence[float]]) -> None:
-    """Enter the ratios of each configuration: over diffusers, and of our first one over it."""
-    ours = next(iter(loops))
-    for name, loop in loops.items():
-        if BASELINE in loops:
-            rows[name]["speedup_over_diffusers"] = ratios(loops[BASELINE], loop)
-        rows[name]["vcut_is_faster_by"] = ratios(loop, loops[ours])
 
 
 def _gpu() -> dict[str, str]:

@@ -7,11 +7,11 @@ and noise. What its UNet does in a step is different. A peer that cannot run rai
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from vcut_bench.compiled import share_of_steps
 from vcut_bench.reference import Reference
@@ -35,21 +35,12 @@ class PeerJob:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A pipeline that has become a peer.
+class Prepared(NamedTuple):
+    """A pipeline that has become a peer."""
 
-    Attributes:
-        guided_steps: the steps before its cut.
-        call: makes a video in the pipeline's place.
-        after: runs after each video.
-        facts: for the result.
-    """
-
+    call: Callable[..., Any]  # makes a video
     guided_steps: int
-    call: Callable[..., Any] | None = None
-    after: Callable[[], object] = lambda: None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -73,14 +64,14 @@ class Peer:
 
 
 def _eager(pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
-    return Prepared(reference.steps)
+    return Prepared(pipeline, reference.steps)
 
 
 def _compiled(pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
     # CUDA graphs would be captured again each time that the weights come back to the device.
     mode = "max-autotune-no-cudagraphs" if reference.device == "cuda" else None
     pipeline.unet.compile(mode=mode, dynamic=False)
-    return Prepared(reference.steps)
+    return Prepared(pipeline, reference.steps)
 
 
 def _vcut_schedule(pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
@@ -103,7 +94,7 @@ def _vcut_schedule(pipeline: Any, job: PeerJob, reference: Reference) -> Prepare
         return (torch.cat([velocity, velocity]),)
 
     pipeline.unet.forward = half
-    return Prepared(cut_step - 1)
+    return Prepared(pipeline, cut_step - 1)
 
 
 def _deepcache(interval: int, pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
@@ -111,21 +102,26 @@ def _deepcache(interval: int, pipeline: Any, job: PeerJob, reference: Reference)
     helper = _library("DeepCache").DeepCacheSDHelper(pipe=pipeline)
     helper.set_params(**settings)
     helper.enable()
-    return Prepared(reference.steps, None, helper.cached_output.clear, {"library": _version("DeepCache"), **settings})
+
+    def call(*args: Any, **options: Any) -> Any:
+        helper.cached_output.clear()  # of the last video
+        return pipeline(*args, **options)
+
+    return Prepared(call, reference.steps, {"library": _version("DeepCache"), **settings})
 
 
 def _tgate(pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
     loader = _library("tgate").TgateSVDLoader
     gate = min(reference.steps, max(1, share_of_steps(11, 25, reference.steps) - 1))  # its default: 10 of 25 steps
-    facts = {"library": _version("tgate"), "gate_step": gate}
-    return Prepared(gate, partial(loader(pipeline).tgate, gate_step=gate), facts=facts)
+    call = partial(loader(pipeline).tgate, gate_step=gate)
+    return Prepared(call, gate, {"library": _version("tgate"), "gate_step": gate})
 
 
 def _unfolded(library: str, pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
     from vcut_bench.unfolded import replace_unet
 
-    facts = replace_unet(pipeline, reference, library, job.backend, job.threads)
-    return Prepared(reference.steps, facts=facts)
+    backend = replace_unet(pipeline, reference, library, job.backend, job.threads)
+    return Prepared(pipeline, reference.steps, {"backend": backend})
 
 
 PEERS: Mapping[str, Peer] = {

@@ -120,11 +120,10 @@ def _diffusers(job: PeerJob, peer: Peer) -> Side:
         options = video_options(reference, job.seed)
         start = time.perf_counter()
         marks[:] = [_mark(device)]
-        frames = (prepared.call or pipeline)(image, **options, callback_on_step_end=step_end).frames[0]
+        frames = prepared.call(image, **options, callback_on_step_end=step_end).frames[0]
         marks.append(_mark(device))
         condition, *loop, decode = _seconds(marks)
         wall = time.perf_counter() - start
-        prepared.after()
         if device == "cuda":  # the others need its memory
             _place(pipeline, "cpu")
             torch.cuda.empty_cache()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,34 +29,25 @@ class Configuration:
 
 @dataclass
 class Contest:
-    """Sides that are open.
+    """The processes of all sides.
 
     Attributes:
-        configurations: all that take part at first.
         progress: called with what is done, done and total.
         processes: by side, a ``PeerProcess`` each.
-        skipped: why a side did not open or failed. Its configurations are out. If our own side fails, there is nothing
-            to compare, so its error ends the contest.
+        skipped: why a side did not open or failed. It takes part no more. If our own side fails, there is nothing to
+            compare, so its error ends the contest.
     """
 
-    configurations: Sequence[Configuration]
     progress: Progress
     processes: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> list[Configuration]:
-        """The configurations that still take part."""
-        return [row for row in self.configurations if row.side not in self.skipped]
 
     def open(self, job: PeerJob, sides: Sequence[str], start: Callable[[PeerJob], Any]) -> None:
         """Open ``sides`` one after the other with ``start``."""
         for done, side in enumerate(sides):
             self.progress("load", done, len(sides))
-            try:
+            with self._skipping(side):
                 self.processes[side] = start(replace(job, side=side))
-            except VcutError as error:
-                self._skip(side, error)
         self.progress("load", len(sides), len(sides))
 
     def close(self) -> None:
@@ -63,55 +55,34 @@ class Contest:
         for process in self.processes.values():
             process.close()
 
-    def run(self, side: str, options: Mapping[str, Any] | None = None, frames: bool = False) -> Any:
-        """Return a video of ``side`` and its frames if they are asked for; None if the side is out, or fails now."""
-        if side not in self.skipped:
-            try:
-                return self.processes[side].run(options or {}, frames)
-            except VcutError as error:
-                self._skip(side, error)
-        return None
+    def take_turns(
+        self, what: str, configurations: Sequence[Configuration], turns: int, frames: bool = False
+    ) -> dict[str, list[tuple[dict[str, Any], Any]]]:
+        """Make ``turns`` videos of each configuration, in turns.
 
-    def warm_up(self, count: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Make ``count`` videos of each; return the seconds of the first and the frames of the last, by name."""
-        first, frames, rows = {}, {}, self.rows
-        for done, row in enumerate(rows):
-            self.progress("warm up", done, len(rows))
-            for i in range(count):
-                if (answer := self.run(row.side, row.options, frames=i == count - 1)) is not None:
-                    first.setdefault(row.name, answer[0]["video"])
-                    frames[row.name] = answer[1]
-        self.progress("warm up", len(rows), len(rows))
-        return first, frames
+        Returns:
+            What each video took, and its frames if they are asked for, of the configurations that made all videos.
+        """
+        answers: dict[str, list[tuple[dict[str, Any], Any]]] = {row.name: [] for row in configurations}
+        total = turns * len(configurations)
+        for turn in range(turns):
+            for done, i in enumerate(turn_order(len(configurations), turn), turn * len(configurations)):
+                self.progress(what, done, total)
+                row = configurations[i]
+                if row.side not in self.skipped:
+                    with self._skipping(row.side):
+                        answers[row.name].append(self.processes[row.side].run(row.options, frames))
+        self.progress(what, total, total)
+        return {row.name: answers[row.name] for row in configurations if row.side not in self.skipped}
 
-    def take_turns(self, repeats: int) -> dict[str, list[dict[str, Any]]]:
-        """Make ``repeats`` videos of each, in turns; return those of the configurations that made all."""
-        turns: dict[str, list[dict[str, Any]]] = {row.name: [] for row in self.rows}
-        self.progress("turns", 0, repeats)
-        for turn in range(repeats):
-            rows = self.rows
-            for row in [rows[i] for i in turn_order(len(rows), turn)]:
-                if (answer := self.run(row.side, row.options)) is not None:
-                    turns[row.name].append(answer[0])
-            self.progress("turns", turn + 1, repeats)
-        return {row.name: turns[row.name] for row in self.rows}
-
-    def best_rates(self, side: str, repeats: int) -> dict[str, float]:
-        """Return the largest throughput of each kind that ``side`` measures in ``repeats`` tries, in MACs a second."""
-        best: dict[str, float] = {}
-        for turn in range(repeats):
-            self.progress(side, turn, repeats)
-            if (answer := self.run(side)) is None:
-                return {}
-            for name, rate in answer[0]["macs_per_second"].items():
-                best[name] = max(rate, best.get(name, 0.0))
-        self.progress(side, repeats, repeats)
-        return best
-
-    def _skip(self, side: str, error: VcutError) -> None:
-        if side == OURS:
-            raise error
-        self.skipped[side] = first_line(error)
+    @contextmanager
+    def _skipping(self, side: str) -> Iterator[None]:
+        try:
+            yield
+        except VcutError as error:
+            if side == OURS:
+                raise
+            self.skipped[side] = first_line(error)
 
 
 def turn_order(count: int, turn: int) -> list[int]:

@@ -19,15 +19,10 @@ from vcut_runtime.errors import UsageError, VcutError, first_line
 Run = Callable[[Mapping[str, Any], Any], None]  # inputs by name and output, torch tensors on the device
 
 
-def replace_unet(pipeline: Any, reference: Reference, library: str, backend: str, threads: int) -> dict[str, Any]:
-    """Export the pipeline's UNet, free its weights, and call the graph from then on; return facts for the result.
+def replace_unet(pipeline: Any, reference: Reference, library: str, backend: str, threads: int) -> str:
+    """Export the UNet of diffusers' pipeline, free its weights, and call the graph from then on; return its backend.
 
-    Args:
-        pipeline: diffusers', loaded.
-        reference: what it was loaded for.
-        library: ``onnxruntime`` or ``tensorrt``.
-        backend: the bundle's, which says which TensorRT.
-        threads: of the CPU.
+    ``library`` is ``onnxruntime`` or ``tensorrt``. The bundle's ``backend`` says which TensorRT.
 
     Raises:
         VcutError: the library cannot run it here.
@@ -57,7 +52,7 @@ def replace_unet(pipeline: Any, reference: Reference, library: str, backend: str
         return (output.to(sample.dtype),)
 
     unet.forward = forward
-    return {"backend": title}
+    return title
 
 
 def export_unet(unet: Any, reference: Reference, folder: Path) -> Path:
