@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-import vcut_runtime.backends.cuda
-import vcut_runtime.backends.tensorrt_library
 from conftest import Once
 from fakes import FakeCuda, add_fake_engines, fake_tensorrt
 from gpu import test_engines as real
-from vcut_runtime.backends.tensorrt_library import Library
+from vcut_runtime.backends import cuda, engine_validity, tensorrt, tensorrt_library
 
 for _name in dir(real):
     if _name.startswith("test_"):
@@ -31,11 +29,13 @@ def library(request: pytest.FixtureRequest) -> str:
 def _fake_machine(library: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     gpu = FakeCuda()
     trt = fake_tensorrt(gpu, library)
-    cuda = vcut_runtime.backends.cuda.Cuda
+    real_cuda = cuda.Cuda
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VCUT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(vcut_runtime.backends.cuda, "Cuda", lambda: cuda(gpu))
-        patch.setattr(vcut_runtime.backends.tensorrt_library, "load_library", lambda name: Library(name, trt, "1.2.3"))
+        for module in (cuda, tensorrt, engine_validity):
+            patch.setattr(module, "Cuda", lambda: real_cuda(gpu))
+        for module in (tensorrt_library, tensorrt, engine_validity):
+            patch.setattr(module, "load_library", lambda name: tensorrt_library.Library(name, trt, "1.2.3"))
         yield
 
 

@@ -118,7 +118,7 @@ def test_what_is_finished_is_saved_before_the_next_image(small_bundle: Path, pho
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_run(small_bundle: Path, photo_file: Path) -> None:
-    assert "is no folder" in error(vcut("run", small_bundle, photo_file, "-o", photo_file / "out.mp4"), 2)
+    assert "is not a folder" in error(vcut("run", small_bundle, photo_file, "-o", photo_file / "out.mp4"), 2)
 
 
 def test_a_missing_argument_is_misuse() -> None:
