@@ -10,7 +10,6 @@ latents, noise, threads, sizes and steps. PSNR compares the frames of each with 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.command_options import check_numbers, merge, option, takes_options
 from vcut_runtime.errors import UsageError, VcutError
+from vcut_runtime.host import usable_cpus
 from vcut_runtime.schedule import CutStep, check_cut_step, parse_cut_steps
 from vcut_runtime.terminal import JSON, QUIET, progress_bars
 
@@ -100,7 +100,7 @@ def measure(
     cuts, intervals = _cut_steps(manifest, options.cut_steps), options.cache_intervals
     intervals = distinct_intervals(([2, 3] if manifest.deep_features else []) if intervals is None else intervals)
     image = None if options.image is None else str(options.image)
-    peers, threads = choose_peers(options.peers), options.threads or _usable_cpus()
+    peers, threads = choose_peers(options.peers), options.threads or usable_cpus()
     job = PeerJob(OURS, str(opened.root), backend, threads, cuts[0], options.reference, image)
     ref, lacking = choose_reference(manifest, options.reference) if peers else (None, None)
     rows = configurations(manifest, cuts, peers, intervals)
@@ -214,7 +214,3 @@ def _gpu() -> dict[str, str]:
     except VcutError:
         return {}
     return {"device": f"{cuda.name}, compute capability {cuda.compute_capability}, driver for CUDA {cuda.driver}"}
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

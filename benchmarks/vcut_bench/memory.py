@@ -227,7 +227,7 @@ def _run_diffusers(manifest: Manifest, folder: Path, options: MemoryOptions) -> 
 
 
 def _diffusers_main(checkpoint: str, image: str, precision: Any, sizes: str) -> dict[str, Any]:
-    """Make diffusers' video, in a process of its own, and return what that took of the device."""
+    """Make diffusers' video and return its peak device memory. This runs in a process of its own."""
     import torch
     from diffusers import StableVideoDiffusionPipeline
     from PIL import Image

@@ -79,7 +79,7 @@ def work_folder(folder: str | Path | None, identity: Mapping[str, Any]) -> Itera
     """Yield ``folder``, which is made if it does not exist; a temporary folder if it is None.
 
     Raises:
-        UsageError: it holds other files, or what a measurement of another ``identity`` has kept.
+        UsageError: it holds other files, or results of a measurement with another ``identity``.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="vcut-bench-") as temporary:

@@ -74,9 +74,8 @@ def export(
         keywords: fields of :class:`~vcut_export.options.ExportOptions`, in the place of ``options``.
 
     Raises:
-        UsageError: an option is impossible. It is found before any work, and so is a ``verify`` that the CPU cannot run
-            (VcutError).
-        VcutError: the export failed; the output is as it was.
+        UsageError: an option is impossible. This is checked before any work.
+        VcutError: the export failed, and the output is as it was; or this CPU cannot run ``verify``.
     """
     plan = plan_export(model, merge(ExportOptions, options, keywords))
     return export_plan(plan, output, verify=verify, force=force, stage=stage)
@@ -109,17 +108,14 @@ def export_plan(
     stale = tuple(name for name in plan.keys if name not in kept)
     engines = {} if old is None else old.engines
     errors: dict[str, float] = {}
+    weights = {} if old is None else {graph.weights: old.weights[graph.weights] for graph in kept.values()}
     manifest = None
     if old is not None and not stale:
-        weights = {graph.weights: old.weights[graph.weights] for graph in kept.values()}
         manifest = make_manifest(plan, old.sca_bias, kept, weights, engines)
     if manifest is None or manifest != old:
         with staging(root) as new:
             (new.folder / "onnx").mkdir()
-            weights = {}
-            if old is not None:
-                weights = {graph.weights: old.weights[graph.weights] for graph in kept.values()}
-                new.keep([*kept.values(), *weights.values()])
+            new.keep([*kept.values(), *weights.values()])
             if manifest is None:
                 if old is not None:  # what is carried over is checked anew
                     check_hashes(Bundle(root, old), [*kept.values(), *weights.values()])

@@ -17,6 +17,11 @@ def total_memory() -> int:
         return 1 << 62
 
 
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def peak_memory() -> int:
     """Return the peak resident memory, in bytes, of this process or its largest child; 0 if unknown."""
     try:

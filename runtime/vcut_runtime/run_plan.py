@@ -1,4 +1,4 @@
-"""From options to a plan: what one video of a bundle will be, decided and checked before anything runs."""
+"""Plans one video: checks the options against the bundle, and decides sizes, steps and chunks before anything runs."""
 
 from __future__ import annotations
 

@@ -65,14 +65,14 @@ def kept_latency() -> dict[str, dict]:
 
 
 def test_the_kept_latency_reaches_its_bars() -> None:
-    found = kept_latency()
-    fastest = min(found, key=lambda name: found[name]["step_loop"]["median"])
+    rows = kept_latency()
+    fastest = min(rows, key=lambda name: rows[name]["step_loop"]["median"])
     assert fastest.startswith("vcut")
-    near = {name: row for name, row in found.items() if row["psnr"] >= found["deepcache"]["psnr"]}
+    near = {name: row for name, row in rows.items() if row["psnr"] >= rows["deepcache"]["psnr"]}
     ours = {name: row["speedup_over_diffusers"]["median"] for name, row in near.items() if name.startswith("vcut")}
     assert max(ours.values()) >= 1.8
     assert max(ours, key=lambda name: ours[name]) == "vcut c=none k=3"
-    assert found["vcut c=17"]["speedup_over_diffusers"]["median"] >= 1.8
+    assert rows["vcut c=17"]["speedup_over_diffusers"]["median"] >= 1.8
 
 
 @pytest.mark.xfail(strict=True, reason="DeepCache at interval 3 is faster than c=17 without reuse: 2.76 s to 3.06 s")
@@ -84,10 +84,10 @@ def test_the_kept_latency_is_ahead_of_every_peer_by_cutting_guidance_alone() -> 
 
 
 def test_each_peer_is_slower_than_what_does_the_same_or_less_to_the_video() -> None:
-    found = kept_latency()
-    peers = {name: row for name, row in found.items() if not name.startswith("vcut")}
+    rows = kept_latency()
+    peers = {name: row for name, row in rows.items() if not name.startswith("vcut")}
     assert set(peers) == set(PEERS) - {"tensorrt-unfolded"}  # which needs a GPU
     for name, row in peers.items():
-        like = found[f"vcut c={PEERS[name].counterpart or 17}"]
+        like = rows[f"vcut c={PEERS[name].counterpart or 17}"]
         assert ratios(*(side["step_loop"]["values"] for side in (row, like)))["median"] > 1, name
         assert row["exact"] or like["psnr"] >= row["psnr"], name

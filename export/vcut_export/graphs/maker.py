@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from vcut_export.plan import Plan
 from vcut_runtime import __version__
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import BiasSlice, FileEntry, GraphEntry
+from vcut_runtime.host import usable_cpus
 
 Clock = Callable[[str], AbstractContextManager[None]]
 
@@ -57,19 +57,18 @@ def make_graphs(plan: Plan, folder: Path, stale: tuple[str, ...], clock: Clock) 
                 del models
         del steps
         gc.collect()
+    bias_channels = 0 if projection is None else len(projection.bias)  # decode has no bias
     for name, module in _others(plan, stale, projection, clock):
-        spec = graph_spec(plan, name, 0 if projection is None else len(projection.bias))
         with clock(f"trace {name}"):
-            model = trace(module.eval(), spec)
-        writer.write({name: model}, 0 if projection is None else len(projection.bias))
+            model = trace(module.eval(), graph_spec(plan, name, bias_channels))
+        writer.write({name: model}, bias_channels)
     return MadeGraphs(writer.graphs, writer.weights, None if projection is None else projection.slices)
 
 
 @contextmanager
 def _second_core(plan: Plan, names: list[str], folder: Path) -> Iterator[TraceProcess | None]:
     """Start tracing ``names`` in another process, if there is a core for it."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    process = TraceProcess(plan, names, folder) if names and usable > 1 else None
+    process = TraceProcess(plan, names, folder) if names and usable_cpus() > 1 else None
     try:
         yield process
     finally:
@@ -96,7 +95,7 @@ def _load_steps(plan: Plan, clock: Clock) -> FoldedSteps:
 def _others(
     plan: Plan, stale: tuple[str, ...], projection: Projection | None, clock: Clock
 ) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Yield the modules of the graphs that are no steps, each loaded when it is needed."""
+    """Yield the modules of ``condition`` and ``decode``. Each is loaded when it is needed."""
     if "condition" in stale and projection is not None:
         with clock("load image encoder and vae"):
             module = _condition(plan, projection)

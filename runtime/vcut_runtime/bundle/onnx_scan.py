@@ -26,7 +26,7 @@ def external_locations(model: bytes) -> set[str]:
     Raises:
         ValueError: these bytes are not a well-formed protobuf message.
     """
-    found: set[str] = set()
+    locations: set[str] = set()
     stack: list[tuple[int, memoryview]] = [(_MODEL, memoryview(model))]
     while stack:
         kind, message = stack.pop()
@@ -35,10 +35,10 @@ def external_locations(model: bytes) -> set[str]:
                 if number == _EXTERNAL_DATA:
                     entry = {n: bytes(v) for n, v in _fields(value)}
                     if entry.get(1) == b"location":
-                        found.add(entry.get(2, b"").decode("utf-8", "replace"))
+                        locations.add(entry.get(2, b"").decode("utf-8", "replace"))
             elif number in _CHILDREN[kind]:
                 stack.append((_CHILDREN[kind][number], value))
-    return found
+    return locations
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -19,7 +19,7 @@ def sums(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 def test_flow_is_the_motion_that_a_clip_was_made_with() -> None:
     still, slow, fast = (clip(3, displacement=d) for d in (0.0, 0.5, 1.5))
-    flows = [evaluate.optical_flow(found.frames)[0] for found in (still, slow, fast)]
+    flows = [evaluate.optical_flow(clip.frames)[0] for clip in (still, slow, fast)]
     assert flows[0] < 0.05
     assert flows[1] == pytest.approx(slow.displacement, rel=0.35)
     assert flows[2] == pytest.approx(fast.displacement, rel=0.35)
@@ -36,9 +36,9 @@ def test_frechet_distance_of_gaussians() -> None:
     """Of independent features it is the sum of (m - m')^2 + (s - s')^2."""
     draw = np.random.default_rng(0)
     a, b = ([sums(draw.normal(mean, std, (4000, 3))) for _ in range(8)] for mean, std in ((0.0, 1.0), (1.0, 2.0)))
-    found = evaluate.frechet(a, b)
-    assert found["mean"] == pytest.approx(3 * (1 + 1), rel=0.05)
-    assert found["low"] < found["mean"] < found["high"]
+    distance = evaluate.frechet(a, b)
+    assert distance["mean"] == pytest.approx(3 * (1 + 1), rel=0.05)
+    assert distance["low"] < distance["mean"] < distance["high"]
     assert evaluate.frechet(a, a)["mean"] == pytest.approx(0, abs=1e-6)
 
 
