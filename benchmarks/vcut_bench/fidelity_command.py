@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from vcut_bench.compiled import Progress
 from vcut_bench.fidelity import FidelityOptions, measure
 from vcut_bench.results import OUTPUT, deliver
+from vcut_bench.vbench import measure as measure_vbench
 from vcut_runtime.command_options import takes_options
-from vcut_runtime.errors import UsageError
 from vcut_runtime.terminal import JSON, QUIET, progress_bars
 
 
@@ -32,9 +30,6 @@ def fidelity_command(
     vbench_python: Annotated[
         Path | None, typer.Option(help=escape("Python of the environment that has vbench. [default: this one]"))
     ] = None,
-    vbench_all: Annotated[
-        bool, typer.Option("--vbench-all", help="Make the videos of all prompts, not only of those that are scored.")
-    ] = False,
     output: Annotated[Path | None, OUTPUT] = None,
     json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
@@ -44,32 +39,5 @@ def fidelity_command(
         if vbench is None:
             result = measure(bundles, images, options, progress=progress)
         else:
-            result = _measure_vbench(bundles, images, vbench, options, vbench_python, vbench_all, progress)
+            result = measure_vbench(bundles, images, vbench, options, python=vbench_python, progress=progress)
     deliver(result, output, json)
-
-
-def _measure_vbench(
-    bundles: Sequence[Path], images: Path, info: Path, options: FidelityOptions, python: Path | None,
-    all_prompts: bool, progress: Progress,
-) -> dict[str, Any]:  # fmt: skip
-    if options.tca is not None:
-        raise UsageError("--tca with --vbench is the bundle's: leave it out")
-    biases = options.quality_bias or ["mean"]
-    if len(biases) > 1:
-        raise UsageError("the paper's metrics take one --quality-bias: choose mean or cond")
-    from vcut_bench import vbench
-
-    cuts = None if options.cut_steps is None else cast(Any, [cut for cut in options.cut_steps if cut != "none"])
-    same = ("reference", "cache_interval", "first_seed", "steps", "fit", "work", "backend", "threads", "decode_chunk")
-    return vbench.measure(
-        bundles,
-        images,
-        info,
-        quality_bias=biases[0],
-        cut_steps=cuts,
-        seeds=options.seeds or vbench.SEEDS,
-        python=python,
-        all_prompts=all_prompts,
-        progress=progress,
-        **{name: getattr(options, name) for name in same},
-    )

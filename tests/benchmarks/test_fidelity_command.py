@@ -40,7 +40,7 @@ def test_the_command_prints_json(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--tca", "fold"], "--tca with --vbench is the bundle's"),
+        (["--tca", "fold"], "--tca is the bundle's"),
         (["--quality-bias", "mean,cond"], "one --quality-bias"),
         (["--quality-bias", "median"], "unknown --quality-bias 'median'"),
         (["--seeds", "0"], "seeds is 0: give at least 1"),
