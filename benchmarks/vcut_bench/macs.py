@@ -25,7 +25,7 @@ from vcut_bench.compiled import distinct_intervals, parse_intervals, setting_nam
 from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import provenance
 from vcut_bench.results import OUTPUT, deliver
-from vcut_bench.unet_macs import CONDITIONAL, GUIDED, NETWORKS, By, Network, count, group, kind, total
+from vcut_bench.unet_macs import CONDITIONAL, GUIDED, NETWORKS, Network, count, total
 from vcut_export.checkpoint import presets, resolve, scheduler_constants
 from vcut_export.options import ExportOptions
 from vcut_export.plan import Plan, make_plan
@@ -47,7 +47,6 @@ class MacsOptions:
         UsageError: a value is impossible for every model.
     """
 
-    by: By | None = option(None, "Share of a step by block or by kind of layer.")
     height: int | None = option(None, "Pixels. [default: the model's]")
     width: int | None = option(None, "Pixels. [default: the model's]")
     frames: int | None = option(None, "Frames of the video. [default: the model's]")
@@ -93,7 +92,7 @@ def measure(
         if key not in counted:
             with show(f"count {model}"):
                 counted[key] = count(plan)
-        results.append(_describe(model, plan, counted[key], cut_steps, intervals, options.by))
+        results.append(_describe(model, plan, counted[key], cut_steps, intervals))
     return {
         "benchmark": "macs",
         **provenance("vcut bench macs"),
@@ -108,7 +107,7 @@ def measure(
 
 
 def numbers(result: Mapping[str, Any]) -> list[Numbers]:
-    """Return a step beside Table II, a video beside Table III, and shares if the result has them."""
+    """Return a step beside Table II, and a video beside Table III."""
     steps, videos = [], []
     for model in result["models"]:
         for name, network in model["networks"].items():
@@ -134,7 +133,6 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     return [
         Numbers("A denoising step, beside Table II", step, _one_row_per_network(steps), about_steps),
         Numbers(title, video, _one_row_per_network(videos), about_videos),
-        *(_shares(model) for model in result["models"] if "shares" in model),
     ]
 
 
@@ -167,34 +165,27 @@ def macs_command(
 
 
 def _describe(
-    model: str, plan: Plan, networks: Mapping[str, Network], cut_steps: Sequence[CutStep], intervals: Sequence[int],
-    by: By | None,
-) -> dict[str, Any]:  # fmt: skip
+    model: str, plan: Plan, networks: Mapping[str, Network], cut_steps: Sequence[CutStep], intervals: Sequence[int]
+) -> dict[str, Any]:
     steps = plan.options.steps
     sigmas = karras_sigmas(scheduler_constants(plan.checkpoint.configs["scheduler"]), steps)
     described: dict[str, Any] = {}
     for name, network in networks.items():
-        macs, videos = network.by_graph(), {}
-        for interval in intervals if SHALLOW in macs else (1,):
+        videos = {}
+        for interval in intervals if SHALLOW in network.steps else (1,):
             for cut_step in cut_steps:
                 schedule = make_schedule(sigmas, check_cut_step(cut_step, steps), cache_interval=interval)
-                video = total(macs[step.graph] for step in schedule)
+                video = total(network.steps[step.graph] for step in schedule)
                 videos[setting_name(cut_step, interval)] = {"layers": video.layers, "full": video.full}
-        by_graph = {graph: step.to_dict() for graph, step in macs.items()}
+        by_graph = {graph: step.to_dict() for graph, step in network.steps.items()}
         described[name] = {"parameters": network.parameters, "steps": by_graph, "per_video": videos}
-    guided = {name: network.layers[GUIDED] for name, network in networks.items()}
-    before, after = (
-        total(m for layer, m in guided[name].items() if kind(layer) in ("frame positions", "time embedding")).to_dict()
-        for name in ("modified", "vcut")
-    )
-    shares = {n: {k: m.to_dict() for k, m in group(layers, by).items()} for n, layers in guided.items()} if by else None
+    before, after = (networks[name].embeddings.to_dict() for name in ("modified", "vcut"))
     return {
         "model": model,
         "shape": plan.geometry.sizes._asdict(),
         "networks": described,
         "other_folds": {key: before[key] - after[key] for key in before},
         "paper": _paper(model, plan, cut_steps),
-        **({"shares": shares} if shares else {}),
     }
 
 
@@ -236,17 +227,3 @@ def _one_row_per_network(rows: Iterable[Sequence[str]]) -> list[list[str]]:
 
 def _deviation(value: float, theirs: float | None) -> str:
     return "" if theirs is None else f"{100 * (value / theirs - 1):+.2f} %"
-
-
-def _shares(model: Mapping[str, Any]) -> Numbers:
-    """Return each block's or kind's MACs of a guided step, attention's products included, and its share."""
-    shares = {name: {part: macs["full"] for part, macs in parts.items()} for name, parts in model["shares"].items()}
-    rows = []
-    for part in sorted(shares["original"], key=lambda part: -shares["original"][part]):
-        row = [part]
-        for parts in shares.values():
-            macs = parts.get(part)
-            row += [number(macs, 2), f"{100 * macs / sum(parts.values()):.1f} %"] if macs else ["", ""]
-        rows.append(row)
-    head = [cell for name in shares for cell in (NETWORKS[name], "share")]
-    return Numbers(f"Where a guided step's MACs go, {model['model']}", ["", *head], rows, "With attention's products.")

@@ -74,9 +74,7 @@ def macs_per_step(manifest: Manifest) -> dict[str, dict[str, int]]:
     from vcut_export.plan import make_plan
 
     networks = count(make_plan(random_checkpoint(manifest), ExportOptions(**same_options(manifest))))
-    return {
-        name: {graph: macs.full for graph, macs in networks[name].by_graph().items()} for name in ("original", "vcut")
-    }
+    return {name: {graph: macs.full for graph, macs in networks[name].steps.items()} for name in ("original", "vcut")}
 
 
 def share(macs: Mapping[str, int], steps: Mapping[str, int], seconds: float, limit: float) -> float:

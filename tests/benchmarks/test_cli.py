@@ -41,7 +41,7 @@ print(sorted(heavy), file=sys.stderr)
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["macs", "--by", "colour"], "choose block, kind"),
+        (["macs", "--tca", "colour"], "choose remove, fold"),
         (["macs", "--model", "svd-xtt"], "did you mean svd-xt"),
         (["macs", "--cut-steps", "soon"], "is not a number"),
         (["memory", "/nowhere"], "no bundle"),
