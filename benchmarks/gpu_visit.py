@@ -6,7 +6,7 @@ WHEELS holds this project's wheel and the wheels that it needs (``pip wheel '.[e
 wheel may come in parts named ``NAME.whl.00``, ``NAME.whl.01`` ... Packages that the machine already has, such as torch,
 are used as they are, and their wheels may be left out. Starting needs only the standard library.
 
-The questions, in order: does each TensorRT run on this GPU at all; do its engines agree with ONNX Runtime on the CPU
+The questions, in order: does each TensorRT build engines for this GPU; do they agree with ONNX Runtime on the CPU
 (``pytest -m gpu``); how long does a video take beside its peers. If a step fails or does not fit into the time, the
 record says why, and the next step runs. The record is written after every step.
 """
@@ -23,21 +23,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from vcut_engines.options import Engines
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = (
-    *("accelerate", "diffusers", "huggingface_hub", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors"),
-    *("torch", "transformers", "av", "msgspec", "numpy", "PIL", "platformdirs", "rich", "typer", "cuda.bindings"),
-    *("pytest", "hypothesis", "skimage", "vcut_runtime", "vcut_export", "vcut_engines", "vcut_bench"),
-)
 
 
 @dataclass
@@ -52,97 +44,77 @@ class Step:
     folder: Path = ROOT
 
 
-@dataclass
-class Visit:
-    """Runs steps one after another and keeps the record."""
-
-    output: Path
-    deadline: float
-    environment: dict[str, str]
-    record: dict[str, Any] = field(default_factory=dict)
-
-    def run(self, step: Step) -> None:
-        """Run a step, note how it went, and write the record."""
-        steps = self.record.setdefault("steps", {})
-        left = self.deadline - time.monotonic()
-        if step.needs and steps.get(step.needs, {}).get("status") != "passed":
+def visit(steps: Sequence[Step], output: Path, record: dict[str, Any], deadline: float, site: Path) -> None:
+    """Run steps one after another and note how each went in ``record``, which is written after every step."""
+    record["steps"] = done = {}
+    for step in steps:
+        left = deadline - time.monotonic()
+        if step.needs and done.get(step.needs, {}).get("status") != "passed":
             entry: dict[str, Any] = {"status": "skipped", "reason": f"{step.needs} did not pass"}
         elif left < 20:
             entry = {"status": "skipped", "reason": "no time left"}
         else:
             print(f"{step.name}: {' '.join(step.command)}", file=sys.stderr, flush=True)
-            entry = self._run(step, min(step.minutes * 60, left))
-        steps[step.name] = {"question": step.question, "command": " ".join(step.command), **entry}
-        self.write()
+            entry = run(step, min(step.minutes * 60, left), site)
+        done[step.name] = {"question": step.question, "command": " ".join(step.command), **entry}
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_suffix(".partial")
+        partial.write_text(json.dumps(record, indent=2) + "\n")
+        partial.replace(output)
         print(f"  {entry['status']} {entry.get('reason', '')}", file=sys.stderr, flush=True)
 
-    def _run(self, step: Step, seconds: float) -> dict[str, Any]:
-        start = time.monotonic()
-        try:
-            done = subprocess.run(
-                step.command, capture_output=True, text=True, cwd=step.folder, env=self.environment, timeout=seconds
-            )
-        except subprocess.TimeoutExpired as error:
-            printed: Any = error.stderr or b""  # bytes, even of a text stream
-            text = printed if isinstance(printed, str) else printed.decode(errors="replace")
-            return {"status": "failed", "reason": f"not done after {seconds:.0f} s", "stderr": text[-2000:]}
-        except OSError as error:
-            return {"status": "failed", "reason": str(error)}
-        entry: dict[str, Any] = {"status": "passed" if done.returncode == 0 else "failed"}
-        entry["seconds"] = round(time.monotonic() - start, 1)
-        with contextlib.suppress(ValueError, IndexError):
-            entry["result"] = _last_json(done.stdout)
-        if done.returncode:
-            lines = [line for line in (done.stderr + done.stdout).strip().splitlines() if line.strip()]
-            entry["reason"] = lines[-1][:500] if lines else f"exit code {done.returncode}"
-            entry["stdout"], entry["stderr"] = done.stdout[-4000:], done.stderr[-4000:]
-        return entry
 
-    def write(self) -> None:
-        """Write the record whole, so that a visit cut short leaves what it has."""
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.output.with_suffix(".partial")
-        partial.write_text(json.dumps(self.record, indent=2) + "\n")
-        partial.replace(self.output)
+def run(step: Step, seconds: float, site: Path) -> dict[str, Any]:
+    """Run a step with the packages in ``site`` and return how it went."""
+    start = time.monotonic()
+    environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONUNBUFFERED": "1"}
+    try:
+        done = subprocess.run(
+            step.command, capture_output=True, text=True, cwd=step.folder, env=environment, timeout=seconds
+        )
+    except subprocess.TimeoutExpired as error:
+        text = (error.stderr or b"").decode(errors="replace")  # bytes, even of a text stream
+        return {"status": "failed", "reason": f"not done after {seconds:.0f} s", "stderr": text[-2000:]}
+    except OSError as error:
+        return {"status": "failed", "reason": str(error)}
+    entry: dict[str, Any] = {"status": "passed", "seconds": round(time.monotonic() - start, 1)}
+    with contextlib.suppress(ValueError):
+        entry["result"] = _last_json(done.stdout)
+    if done.returncode:
+        lines = [line for line in (done.stderr + done.stdout).strip().splitlines() if line.strip()]
+        reason = lines[-1][:500] if lines else f"exit code {done.returncode}"
+        entry |= {"status": "failed", "reason": reason, "stdout": done.stdout[-4000:], "stderr": done.stderr[-4000:]}
+    return entry
 
 
 def plan(work: Path, site: Path, wheels: Path, *, full: bool) -> list[Step]:
     """Return the steps of a visit that works in ``work`` and installs into ``site``."""
-    here = ROOT / "benchmarks"
     tiny, real = work / "svd-tiny", work / "svd-xt"
     libraries = ("tensorrt-rtx", "tensorrt")
-
-    def python(function: str, *arguments: str) -> list[str]:
-        code = f"from gpu_visit import {function}; import sys; {function}(*sys.argv[1:])"
-        return [sys.executable, "-c", code, *arguments]
 
     def vcut(*words: str) -> list[str]:
         return [sys.executable, "-m", "vcut_runtime", *words, "--json"]
 
-    def export(bundle: Path) -> list[str]:
+    def export(bundle: Path, minutes: float) -> Step:
         options = ("--random-weights", "--deep-cache", "--engines", "none")
-        return vcut("export", "--model", bundle.name, "--output", str(bundle), *options)
+        command = vcut("export", "--model", bundle.name, "--output", str(bundle), *options)
+        return Step(f"export {bundle.name}", "does it compile here", command, minutes, "install")
 
     def build(bundle: Path, library: str, minutes: float) -> Step:
-        name, question = f"{library} build {bundle.name}", f"do {bundle.name}'s engines build"
         command = vcut("build", str(bundle), "--engines", library, "--gpu", "this")
-        return Step(name, question, command, minutes, f"{library} runs")
+        name, question = f"{library} build {bundle.name}", f"do {bundle.name}'s engines build"
+        return Step(name, question, command, minutes, f"export {bundle.name}")
 
-    steps = [
-        Step("install", "do the wheels install", python("install", str(wheels), str(site)), 4, folder=here),
-        Step("export svd-tiny", "does it compile here", export(tiny), 3, "install"),
-    ]
-    for library in libraries:
-        question = f"does {library} run on this GPU at all"
-        steps.append(Step(f"{library} runs", question, python("smoke", library), 2, "install", here))
-        steps.append(build(tiny, library, 3))
+    code = "from gpu_visit import install; import sys; install(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(wheels), str(site)]
+    steps = [Step("install", "do the wheels install", command, 4, folder=ROOT / "benchmarks"), export(tiny, 3)]
+    steps += [build(tiny, library, 3) for library in libraries]
     tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/gpu/test_engines.py"]
     steps.append(Step("gpu tests", "do engines and pipeline agree with ONNX Runtime on the CPU", tests, 6, "install"))
     command = vcut("bench", "latency", str(tiny))
     steps.append(Step("latency svd-tiny", "how fast at small size", command, 6, "export svd-tiny"))
     if full:
-        steps.append(Step("export svd-xt", "does the real size compile", export(real), 4, "install"))
-        steps += [build(real, library, 8) for library in libraries]
+        steps += [export(real, 4), *(build(real, library, 8) for library in libraries)]
         # A video takes diffusers a minute and a half on an A10, so only the peers that engines are compared with run.
         options = ("--repeats", "2", "--cut-steps", "17", "--cache-intervals", "3")
         peers = ("--peers", "diffusers,diffusers-compiled,tensorrt-unfolded")
@@ -163,54 +135,7 @@ def install(wheels: str, site: str) -> None:
     if needed:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
         subprocess.run([*pip, "--upgrade", "--target", site, *needed], check=True)
-    missing = [name for name in PACKAGES if not _imports(name)]
-    print(json.dumps({"installed": [Path(name).name for name in needed], "missing": missing}))
-    if missing:
-        sys.exit(f"these packages are neither here nor among the wheels: {', '.join(missing)}")
-
-
-def smoke(library: Engines) -> None:
-    """Build a graph of two nodes for this GPU, run it, and print how far the result is off."""
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper
-
-    from vcut_engines import choose_target
-    from vcut_engines.compile import EngineJob, compile_graph
-    from vcut_engines.recipe import Recipe
-    from vcut_runtime.backends.cuda import Cuda
-    from vcut_runtime.backends.tensorrt_library import load_library
-
-    target = choose_target(library, "this", "fp32")
-    assert not isinstance(target, str), target
-    cuda, loaded = Cuda(), load_library(target.library)
-    with tempfile.TemporaryDirectory() as folder:
-        path, engine_path, log = (f"{folder}/smoke.{suffix}" for suffix in ("onnx", "engine", "log"))
-        x_info, y_info = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 64]) for name in ("x", "y"))
-        nodes = [helper.make_node("MatMul", ["x", "x"], ["z"]), helper.make_node("Add", ["z", "x"], ["y"])]
-        graph = helper.make_graph(nodes, "smoke", [x_info], [y_info])
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), path)
-        recipe = Recipe(target.library, target.version, target.compute_capability, "fp32")
-        compile_graph(EngineJob(recipe, "smoke", path, engine_path, log), lambda *_: None)
-        serialized = Path(engine_path).read_bytes()
-    errors: list[str] = []
-    runtime = loaded.module.Runtime(loaded.logger(lambda severity, text: errors.append(f"{severity} {text}")))
-    engine = runtime.deserialize_cuda_engine(serialized)
-    if engine is None:
-        sys.exit(" ".join(errors[-1:]) or "the engine does not load")
-    context = engine.create_execution_context()
-    x = np.random.default_rng(0).standard_normal((64, 64), dtype=np.float32)
-    y = np.empty_like(x)
-    memory = {name: cuda.allocate(x.nbytes, name) for name in ("x", "y")}
-    cuda.copy_in(memory["x"].address, x)
-    for name, block in memory.items():
-        context.set_tensor_address(name, block.address)
-    if not context.execute_async_v3(cuda.stream):
-        sys.exit(" ".join(errors[-1:]) or "the engine does not run")
-    cuda.copy_out(y, memory["y"].address)
-    error = float(np.abs(y - (x @ x + x)).max())
-    print(json.dumps({"library": loaded.title, "target": target.name, "gpu": cuda.name, "largest_error": error}))
-    sys.exit(None if error < 1e-2 else f"the result is off by {error}")
+    print(json.dumps({"installed": [Path(name).name for name in needed]}))
 
 
 def machine() -> dict[str, Any]:
@@ -250,12 +175,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps({"machine": machine(), "wheels": wheels, "steps": words}, indent=2))
         return 0
     work.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONUNBUFFERED": "1"}
-    visit = Visit(given.output.resolve(), time.monotonic() + given.minutes * 60, environment)
-    visit.record |= {"benchmark": "gpu_visit", "command": " ".join(["python", *sys.argv]), **machine()}
-    for step in steps:
-        visit.run(step)
-    return 0 if all(s["status"] == "passed" for s in visit.record["steps"].values()) else 1
+    record = {"benchmark": "gpu_visit", "command": " ".join(["python", *sys.argv]), **machine()}
+    visit(steps, given.output.resolve(), record, time.monotonic() + given.minutes * 60, site)
+    return 0 if all(step["status"] == "passed" for step in record["steps"].values()) else 1
 
 
 def _is_there(wheel: str) -> bool:
@@ -268,15 +190,6 @@ def _is_there(wheel: str) -> bool:
     except PackageNotFoundError:
         return False
     return name != "vcut"
-
-
-def _imports(name: str) -> bool:
-    from importlib.util import find_spec
-
-    try:
-        return find_spec(name) is not None
-    except ImportError:
-        return False
 
 
 def _last_json(text: str) -> Any:

@@ -13,7 +13,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,13 +21,14 @@ import numpy as np
 import typer
 
 from vcut_bench import peak
+from vcut_bench.compiled import same_options
 from vcut_bench.export_cost import run_export
 from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import about, provenance
 from vcut_bench.reference import random_checkpoint
 from vcut_bench.results import OUTPUT, deliver
 from vcut_export.checkpoint import CONFIG_FILES, WEIGHTED
-from vcut_runtime import VcutError, open_bundle
+from vcut_runtime import open_bundle
 from vcut_runtime.bundle.graph import share_stage
 from vcut_runtime.bundle.manifest import EngineSet, Manifest
 from vcut_runtime.command_options import check_numbers, merge, option, takes_options
@@ -69,11 +69,11 @@ def measure(bundle: str | Path, options: MemoryOptions | None = None, *, show: A
         _write_image(folder / "image.png", manifest)
         with show("vcut run"):
             host["vcut run"] = _run_vcut(root, manifest, folder, options)
-        if options.peers:
-            skip = "skipped" in host["vcut run"] and not _has_gpu()
-            with nullcontext() if skip else show("diffusers"):
-                reason = "it is no smaller than what vcut cannot run here, and there is no GPU"
-                host["diffusers"] = {"skipped": reason} if skip else _run_diffusers(manifest, folder, options)
+        if "skipped" in host["vcut run"]:
+            host["diffusers"] = {"skipped": "it is no smaller than what vcut cannot run here"}
+        elif options.peers:
+            with show("diffusers"):
+                host["diffusers"] = _run_diffusers(manifest, folder, options)
         if options.build:
             with show("vcut export"):
                 host["vcut export"] = _run_export(manifest, folder)
@@ -88,8 +88,8 @@ def measure(bundle: str | Path, options: MemoryOptions | None = None, *, show: A
             "graphs": sum(graph.bytes for graph in manifest.graphs.values()),
             "weights": {name: entry.bytes for name, entry in manifest.weights.items()},
             "engines": {target: sum(e.bytes for e in s.engines.values()) for target, s in manifest.engines.items()},
-            "checkpoint": _files(options.reference) if options.reference else weights,
-            "checkpoint_is": "its files" if options.reference else f"{manifest.precision}, from the architecture",
+            "checkpoint": weights,
+            "checkpoint_is": f"{manifest.precision}, from the architecture",
         },
         "host": host,
         "device_memory": {
@@ -247,16 +247,14 @@ def _diffusers_main(checkpoint: str, image: str, precision: Any, sizes: str) -> 
 
 
 def _run_export(manifest: Manifest, folder: Path) -> dict[str, Any]:
-    """Export the bundle's architecture with random weights."""
+    """Export the bundle's architecture with random weights, at its usual sizes."""
     for component, file in CONFIG_FILES.items():
         (folder / "model" / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / "model" / file).write_text(json.dumps(manifest.model.configs[component]))
-    names = ("height", "width", "frames", "precision", "operators", "tca")
+    options = same_options(manifest)
     words = ["--model=model", "--random-weights", "--engines=none"]
-    words += [f"--{name}={getattr(manifest, name)}" for name in names]
-    words += ["--deep-cache"] if manifest.deep_features else []
-    if manifest.dynamic:
-        words.append("--dynamic=" + ",".join(f"{name}={r.min}:{r.max}" for name, r in manifest.dynamic.items()))
+    words += ["--deep-cache"] if options.pop("deep_cache") else []
+    words += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     run = run_export(words, folder)
     return {key: run[key] for key in ("skipped", "peak_bytes", "seconds") if key in run}
 
@@ -266,26 +264,6 @@ def _write_image(path: Path, manifest: Manifest) -> None:
 
     red, green = np.meshgrid(np.linspace(0, 255, manifest.width), np.linspace(0, 255, manifest.height))
     Image.fromarray(np.stack([red, green, (red + green) / 2], axis=-1).astype(np.uint8)).save(path)
-
-
-def _files(folder: Path) -> dict[str, int]:
-    """Return the size of each component's weights, of the one variant that diffusers reads: fp16 if there is one."""
-    sizes = {}
-    for component in WEIGHTED:
-        files = list((folder / component).glob("*.safetensors"))
-        half = [file for file in files if ".fp16" in file.name]
-        sizes[component] = sum(file.stat().st_size for file in half or files)
-    return sizes
-
-
-def _has_gpu() -> bool:
-    from vcut_runtime.backends.cuda import Cuda
-
-    try:
-        Cuda()
-    except VcutError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

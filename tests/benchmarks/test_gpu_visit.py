@@ -35,7 +35,7 @@ def test_dry_run_prints_the_plan_and_runs_nothing(tmp_path: Path) -> None:
     plan = json.loads(done.stdout)
     names = [step["name"] for step in plan["steps"]]
     assert names[0] == "install"
-    order = ["tensorrt-rtx runs", "gpu tests", "latency svd-tiny", "latency svd-xt"]
+    order = ["tensorrt-rtx build svd-tiny", "gpu tests", "latency svd-tiny", "latency svd-xt"]
     assert [name for name in names if name in order] == order
     assert plan["wheels"] == ["some-1.0-py3-none-any.whl.00"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["wheels"]
@@ -100,9 +100,10 @@ def test_a_visit_goes_on_after_failures_and_writes_each_result(
 
 
 def test_nothing_starts_when_time_is_up(gpu_visit: Any, tmp_path: Path) -> None:
-    visit = gpu_visit.Visit(tmp_path / "x.json", time.monotonic() + 5, {})
-    visit.run(gpu_visit.Step("late", "?", ["false"], 1))
-    assert visit.record["steps"]["late"]["reason"] == "no time left"
+    record: dict[str, Any] = {}
+    step = gpu_visit.Step("late", "?", ["false"], 1)
+    gpu_visit.visit([step], tmp_path / "x.json", record, time.monotonic() + 5, tmp_path)
+    assert record["steps"]["late"]["reason"] == "no time left"
 
 
 def test_wheels_in_parts_are_joined_and_what_is_there_is_left_alone(
@@ -119,21 +120,4 @@ def test_wheels_in_parts_are_joined_and_what_is_there_is_left_alone(
     wheels = [Path(word).name for word in calls[0] if word.endswith(".whl")]
     assert wheels == ["new-1.0-py3-none-any.whl", "vcut-0.1.0-py3-none-any.whl"]
     assert "--no-index" in calls[0]
-    assert json.loads(capsys.readouterr().out) == {"installed": wheels, "missing": []}
-    monkeypatch.setattr(gpu_visit, "PACKAGES", ("numpy", "no_such_package"))
-    with pytest.raises(SystemExit, match="no_such_package"):
-        gpu_visit.install(str(tmp_path), str(tmp_path / "site"))
-
-
-def test_smoke_runs_a_graph_or_says_why_not(gpu_visit: Any) -> None:
-    """On a machine without a GPU the answer is one line; with one it is a result."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from gpu_visit import smoke; smoke('tensorrt-rtx')"],
-        cwd=SCRIPT.parent,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode == 0:
-        assert json.loads(done.stdout)["largest_error"] < 1e-2
-    else:
-        assert "NVIDIA" in done.stderr.strip().splitlines()[-1]
+    assert json.loads(capsys.readouterr().out) == {"installed": wheels}
