@@ -50,6 +50,7 @@ def example(*, deep: bool = False) -> Manifest:
         guidance=Guidance(min=1.0, max=3.0),
         scheduler=SCHEDULER,
         schedules=named_schedules(SCHEDULER, 25, 17),
+        measurements={},
         decode_chunk=14,
         decode_overlap=3,
         deep_features=32 if deep else 0,

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from vcut_bench import latency_numbers, macs, memory, paper
-from vcut_bench.drawing import Bar, Line, bars, lines
+from vcut_bench.drawing import Bar, Line, Mark, bars, front, lines
 from vcut_bench.export_cost import label
 from vcut_bench.unet_macs import GUIDED, NETWORKS
 from vcut_runtime.schedule import CutStep, check_cut_step
 
 Result = Mapping[str, Any]
+_FRONT = "Up and to the left is better. The line joins the schedules that no other one beats in both."
 # What is drawn by cut step, of each kind of result: title, unit, and how to read it.
 _BY_CUT_STEP: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
     "fidelity": {
         "psnr": ("PSNR against diffusers", "dB", "Higher is nearer."),
+        "converged_psnr": ("PSNR against the converged video", "dB", "Higher is nearer."),
         "ssim": ("SSIM against diffusers", "SSIM", "Higher is nearer."),
         "temporal": ("Temporal difference from diffusers", "levels of 255", "Lower is nearer."),
         "lpips": ("LPIPS against diffusers", "LPIPS", "Lower is nearer."),
@@ -56,6 +58,13 @@ def charts(result: Result) -> list[Chart]:
 
 def _latency(result: Result) -> Iterable[Chart]:
     rows = {name: row for name, row in result["configurations"].items() if "skipped" not in row}
+    marks = [
+        Mark(latency_numbers.label(row), row["step_loop"]["median"], row["converged_psnr"], name.startswith("vcut"))
+        for name, row in rows.items()
+        if row.get("converged_psnr") is not None
+    ]
+    if marks:
+        yield Chart("Time against error", _FRONT, front(marks, "step loop, seconds", "PSNR to converged, dB"))
     yield from _latency_by_cut_step(result, rows)
     limits = (result.get("roofline") or {}).get("macs_per_second") or {}
     limit = max(limits.values(), default=0.0)
@@ -75,6 +84,11 @@ def _latency(result: Result) -> Iterable[Chart]:
     if rates:
         text = "MACs per second of the step loop, attention included. The line is the fastest product measured here"
         yield Chart("Distance from the machine's limit", f"{text}, {macs.number(limit, 2)}.", bars(rates))
+
+
+def _tune(result: Result) -> Iterable[Chart]:
+    marks = [Mark(row["title"], row["seconds"], row["psnr"]["mean"]) for row in result["front"]]
+    yield Chart("Time against error", _FRONT, front(marks, "step loop, seconds", "PSNR to converged, dB"))
 
 
 def _latency_by_cut_step(result: Result, rows: Result) -> Iterable[Chart]:
@@ -231,6 +245,7 @@ def _seconds(value: float) -> str:
 
 _CHARTS: Mapping[str, Callable[[Result], Iterable[Chart]]] = {
     "latency": _latency,
+    "tune": _tune,
     "fidelity": _by_cut_step,
     "tiny": _tiny,
     "macs": _macs,

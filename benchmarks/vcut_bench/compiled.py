@@ -11,13 +11,14 @@ from typing import Any, get_args
 
 import numpy as np
 
-from vcut_bench.reference import Reference, attention_biases, check_same_weights, draw, load_diffusers
+from vcut_bench.reference import Reference, attention_biases, check_same_weights, load_diffusers
+from vcut_bench.takes import Takes
 from vcut_bench.work import keep
-from vcut_runtime import Bundle, Manifest, Pipeline, RunOptions, Step, open_bundle
+from vcut_runtime import Bundle, Manifest, Pipeline, RunOptions, open_bundle
 from vcut_runtime.bundle.manifest import EngineLibrary, Tca
 from vcut_runtime.errors import UsageError
 from vcut_runtime.run_plan import choose_schedule
-from vcut_runtime.schedule import CutStep, QualityBias
+from vcut_runtime.schedule import CutStep, QualityBias, check_cut_step
 
 Progress = Callable[[str, int, int], None]
 Setting = tuple[QualityBias | None, CutStep | None]  # bias and cut step; both None: never cut
@@ -89,10 +90,9 @@ def interval_suffix(cache_interval: int) -> str:
     return f"-interval-{cache_interval}" if cache_interval > 1 else ""
 
 
-def steps_by_graph(manifest: Manifest, cut_step: CutStep, cache_interval: int = 1) -> Counter[str]:
+def steps_by_graph(manifest: Manifest, **options: Any) -> Counter[str]:
     """Return how many steps of a video each graph computes."""
-    schedule = choose_schedule(manifest, RunOptions(cut_step=cut_step, cache_interval=cache_interval))
-    return Counter(step.graph for step in schedule)
+    return Counter(step.graph for step in choose_schedule(manifest, RunOptions(**options)))
 
 
 def load_checked(ref: Reference, given: Mapping[Tca, Bundle], backend: str, biases: Path) -> Any:
@@ -149,40 +149,27 @@ def open_ours(
 
 
 def sweep(
-    pipeline: Pipeline,
-    image: np.ndarray,
-    seed: int,
-    settings: Sequence[Setting],
-    steps: int,
-    *,
-    options: Mapping[str, Any] | None = None,
+    takes: Takes, manifest: Manifest, settings: Sequence[Setting], steps: int, **options: Any
 ) -> Iterator[tuple[Setting, np.ndarray]]:
-    """Yield each setting with its frames, uint8 [F, H, W, 3]. The steps before the cuts run once for all settings.
+    """Yield each setting with its frames, uint8 [F, H, W, 3], the latest cut first: then most steps are shared.
 
     Args:
-        pipeline: of a bundle.
-        image: uint8 [H, W, 3] of the bundle's size.
-        seed: of latents and noise, see :func:`vcut_bench.reference.draw`.
+        takes: of an image.
+        manifest: of the bundle.
         settings: the videos to make.
         steps: denoising steps.
-        options: further options of every call.
+        options: further options of every video.
     """
-    noise, latents = draw(pipeline.manifest, seed)
-    before = {1: latents}  # step -> latents that it starts from
-    starts = {cut for _, cut in settings if isinstance(cut, int) and cut <= steps}
 
-    def remember(number: int, step: Step, after: np.ndarray) -> None:
-        if number + 1 in starts:
-            before[number + 1] = np.array(after)  # the backend reuses its memory
+    def cut_step(setting: Setting) -> int:
+        bias, cut = setting
+        return steps + 1 if bias is None or cut is None else min(check_cut_step(cut, steps), steps + 1)
 
-    common: dict[str, Any] = {"num_inference_steps": steps, "noise": noise, **(options or {})}
-    whole = pipeline(image, cut_step="none", latents=latents, callback=remember, **common).frames
-    for bias, cut in settings:
-        if bias is None or not isinstance(cut, int) or cut > steps:
-            yield (bias, cut), whole
-            continue
-        own: dict[str, Any] = {"cut_step": cut, "start_step": cut, "quality_bias": bias}
-        yield (bias, cut), pipeline(image, latents=before[cut], **own, **common).frames
+    for bias, cut in sorted(settings, key=cut_step, reverse=True):
+        own = RunOptions(
+            num_inference_steps=steps, cut_step=cut_step((bias, cut)), quality_bias=bias or "mean", **options
+        )
+        yield (bias, cut), takes.frames(choose_schedule(manifest, own))
 
 
 def fingerprint(pipeline: Pipeline) -> str:

@@ -92,6 +92,43 @@ def lines(curves: Sequence[Line], x: str, y: str, ticks: Mapping[int, str], refe
     return figure
 
 
+@dataclass(frozen=True)
+class Mark:
+    """One point of a front, with its label."""
+
+    label: str
+    x: float
+    y: float
+    ours: bool = True
+
+
+@_style()
+def front(marks: Sequence[Mark], x: str, y: str) -> Any:
+    """Return a figure of labelled points; a line joins those of ours that no other of ours beats in both directions.
+
+    Less of x and more of y is better.
+
+    Raises:
+        ValueError: there is nothing to draw, or a value is no finite number.
+    """
+    _check([value for mark in marks for value in (mark.x, mark.y)])
+    figure, axes = _figure(1.5 * _HEIGHT)
+    best: list[Mark] = []
+    for mark in sorted((mark for mark in marks if mark.ours), key=lambda mark: (mark.x, -mark.y)):
+        if not best or mark.y > best[-1].y:
+            best.append(mark)
+    axes.plot([mark.x for mark in best], [mark.y for mark in best], color=COLOURS[0], linewidth=1)
+    for mark in marks:
+        colour = COLOURS[0] if mark.ours else COLOURS[1]
+        axes.plot([mark.x], [mark.y], "o", markersize=4, color=colour)
+        axes.annotate(_plain(mark.label, 34), (mark.x, mark.y), (4, 3), textcoords="offset points", fontsize=6.5)
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure
+
+
 @_style()
 def bars(rows: Sequence[Bar]) -> Any:
     """Return a figure with a bar for each row, below its label.

@@ -2,10 +2,10 @@
 
     vcut bench fidelity BUNDLE... --images DIR [--tca remove,fold] [--quality-bias mean,cond] [--cut-steps none,10..24]
 
-The cut steps of one image and seed share their first steps: the never-cut video is made once, and every cut starts from
-its latents before step c, equal to the bit. The work folder keeps the metrics of each image, seed and setting.
-Images are fitted to the bundle's size before both pipelines, because diffusers would show its image encoder the
-original image, and the bundle sees the fitted one.
+The cut steps of one image and seed share their first steps, which run once. Each video is also compared with the
+converged one of the same bundle: many steps, never cut. The work folder keeps the metrics of each image, seed and
+setting. Images are fitted to the bundle's size before both pipelines, because diffusers would show its image encoder
+the original image, and the bundle sees the fitted one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from vcut_bench.compiled import (
 )
 from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import about, provenance
-from vcut_bench.reference import Reference, diffusers_frames, find_reference
+from vcut_bench.reference import Reference, diffusers_frames, draw, find_reference
+from vcut_bench.takes import Takes, converged_schedule
 from vcut_bench.work import (
     InputImage,
     check_distinct,
@@ -51,7 +52,7 @@ from vcut_runtime.images import Fit
 from vcut_runtime.schedule import CutStep, QualityBias, check_cut_step, parse_cut_steps
 
 ALONE = ("input_psnr", "motion")  # metrics that diffusers' own videos have too
-METRICS = ("psnr", "ssim", "temporal", "lpips", *ALONE)
+METRICS = ("psnr", "ssim", "temporal", "lpips", "converged_psnr", *ALONE)
 
 
 def parse_words(text: str) -> list[Any]:
@@ -217,10 +218,13 @@ def compare(
         progress(f"vcut, tca {tca}", done, len(comparison.videos))
         missing = [s for s in settings if not _is_whole(read_kept(kept(s, image, seed)), names)]
         if missing:
-            target, own = _kept_frames(comparison, image, seed), {"cache_interval": options.cache_interval}
-            for setting, frames in sweep(pipeline, image.pixels, seed, missing, ref.steps, options=own):
+            target, manifest = _kept_frames(comparison, image, seed), pipeline.manifest
+            takes = Takes(pipeline, image.pixels, *draw(manifest, seed))
+            converged = takes.frames(converged_schedule(manifest))
+            videos = sweep(takes, manifest, missing, ref.steps, cache_interval=options.cache_interval)
+            for setting, frames in videos:
                 row = {**metrics.compare(frames, target, lpips), **metrics.alone(frames, image.pixels)}
-                keep(kept(setting, image, seed), row)
+                keep(kept(setting, image, seed), {**row, "converged_psnr": metrics.psnr(frames, converged)})
     progress(f"vcut, tca {tca}", len(comparison.videos), len(comparison.videos))
     points = []
     for bias in biases:
@@ -244,7 +248,8 @@ def monotone(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     """Return one table: a row for diffusers' own videos and one for each setting."""
-    heads = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "temporal": "temporal"}
+    heads = {"psnr": "PSNR, dB", "converged_psnr": "to converged", "ssim": "SSIM", "lpips": "LPIPS"}
+    heads |= {"temporal": "temporal"}
     heads |= {"input_psnr": "frame 1", "motion": "motion"}
     columns = [name for name in heads if any(name in curve for curve in result["curves"])]
     rows = [["diffusers", "", "", *(_cell(result["baseline"].get(name), name) for name in columns)]]
@@ -255,8 +260,9 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     title = "Frames against diffusers'" + (f", cache interval {interval}" if interval > 1 else "")
     note = (
         f"Means over {len(result['images'])} images x {len(result['seeds'])} seeds, of PSNR with the standard "
-        "deviation. Temporal: error of the change from frame to frame, RMS in levels of 255. Of the video alone: PSNR "
-        "of its first frame against the photograph, and motion, the change from frame to frame. "
+        "deviation. To converged: PSNR against the same bundle's video of many steps, never cut. Temporal: error of "
+        "the change from frame to frame, RMS in levels of 255. Of the video alone: PSNR of its first frame against the "
+        "photograph, and motion, the change from frame to frame. "
     )
     claims = [f"TCA {claim['tca']}, bias {claim['quality_bias']}: {_rise(claim)}" for claim in result["monotone"]]
     note += f"PSNR rises with the cut step? {'; '.join(claims)}."
@@ -275,7 +281,7 @@ def _kept_frames(comparison: Comparison, image: InputImage, seed: int) -> np.nda
 def _cell(value: Mapping[str, Any] | None, name: str) -> str:
     if value is None:
         return ""
-    if name == "psnr":
+    if name in ("psnr", "converged_psnr"):
         return f"{value['mean']:.1f} ± {value['std']:.1f}"
     return f"{value['mean']:.3f}" if name in ("ssim", "lpips") else f"{value['mean']:.1f}"
 

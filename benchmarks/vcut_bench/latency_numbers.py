@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from vcut_bench.numbers import Numbers
 from vcut_bench.peers import OURS, PEERS
 from vcut_bench.turns import STAGES, ratios
-from vcut_runtime.schedule import CutStep
 
 
 def numbers(result: Mapping[str, Any]) -> list[Numbers]:
@@ -18,11 +18,12 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     tables = [
         Numbers(
             "Step loop",
-            ["", "step loop", "p95", "spread", "over diffusers", "range", "PSNR", "of the limit"],
+            ["", "step loop", "spread", "over diffusers", "range", "PSNR", "converged", "limit"],
             [_loop_cells(row) for row in rows.values()],
             "c is the cut step: the first step without guidance. Times are medians; the spread is the distance between "
-            "the quartiles. Ratios compare the videos of one turn. PSNR compares the frames with those of diffusers. "
-            "The limit is the fastest matrix product or convolution on this device.",
+            "the quartiles. Ratios compare the videos of one turn. PSNR compares the frames with those of diffusers' "
+            "25 steps, and with the converged video: many steps, never cut. The last column is the share of the limit, "
+            "the fastest matrix product or convolution on this device.",
         ),
         Numbers(
             "Seconds by stage, and peak memory",
@@ -33,10 +34,10 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
         ),
         Numbers(
             "Like for like",
-            ["peer", "PSNR", "slower by", "range", "than this setting", "PSNR"],
-            _like_for_like(rows, result.get("cut_step")),
-            "Peers that compute the video of diffusers are compared with vcut that never cuts. The other peers are "
-            "compared with a setting that changes the video as much or less.",
+            ["peer", "error", "slower by", "range", "than this schedule", "error"],
+            _like_for_like(rows),
+            "Each peer beside the fastest schedule of vcut whose error is not larger. Errors are PSNR to the converged "
+            "video.",
         ),
         Numbers("Skipped", ["peer", "reason"], skipped),
     ]
@@ -53,10 +54,10 @@ def _loop_cells(row: Mapping[str, Any]) -> list[str]:
     return [
         label(row),
         f"{loop['median']:.2f} s",
-        f"{loop['p95']:.2f} s",
         f"{100 * loop['spread']:.0f} %",
         *_ratio_cells(speedup),
         _decibels(row["psnr"]),
+        _decibels(row.get("converged_psnr")),
         "" if share is None else f"{100 * share:.0f} %",
     ]
 
@@ -68,14 +69,20 @@ def _stage_cells(row: Mapping[str, Any]) -> list[str]:
     return [label(row), *(_short(value) for value in (*stages, row["video"]["median"], *steps, memory / 1e9))]
 
 
-def _like_for_like(rows: Mapping[str, Any], cut_step: CutStep | None) -> list[list[str]]:
-    """Return each peer beside its counterpart of ours."""
+def _like_for_like(rows: Mapping[str, Any]) -> list[list[str]]:
+    """Return each peer beside the fastest of ours that is as near to the converged video."""
+
+    def error(row: Mapping[str, Any]) -> float:
+        return -math.inf if row.get("converged_psnr") is None else row["converged_psnr"]
+
+    ours = [row for name, row in rows.items() if name.startswith(f"{OURS} ")]
     pairs = []
-    for name, peer in PEERS.items():
-        theirs, ours = rows.get(name), rows.get(f"{OURS} c={peer.counterpart or cut_step}")
-        if theirs is not None and ours is not None:
-            ratio = ratios(theirs["step_loop"]["values"], ours["step_loop"]["values"])
-            cells = [_decibels(theirs["psnr"]), *_ratio_cells(ratio), label(ours), _decibels(ours["psnr"])]
+    for theirs in (rows[name] for name in PEERS if name in rows):
+        as_near = [row for row in ours if error(row) >= error(theirs) > -math.inf]
+        if as_near:
+            best = min(as_near, key=lambda row: row["step_loop"]["median"])
+            ratio = ratios(theirs["step_loop"]["values"], best["step_loop"]["values"])
+            cells = [_decibels(error(theirs)), *_ratio_cells(ratio), label(best), _decibels(error(best))]
             pairs.append([label(theirs), *cells])
     return pairs
 

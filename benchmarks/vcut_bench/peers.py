@@ -31,8 +31,8 @@ class PeerJob:
     threads: int = 1
     cut_step: CutStep = 17
     reference: str | None = None  # the checkpoint, as ``find_reference`` takes it
-    image: str | None = None
-    seed: int = 0
+    images: tuple[str, ...] = ()
+    seed: int = 0  # of the first image; the others follow
 
 
 class Prepared(NamedTuple):
@@ -51,15 +51,12 @@ class Peer:
         title: as tables name it.
         prepare: makes a loaded pipeline the peer.
         exact: it computes the video of diffusers, up to rounding.
-        counterpart: the vcut setting that it is compared with. An exact peer is compared with never cutting, the others
-            with a setting that changes the video as much or less. None is the first row, the bundle's own cut.
         reuses: it reuses results of earlier steps, so nobody has counted the MACs of its steps.
     """
 
     title: str
     prepare: Callable[[Any, PeerJob, Reference], Prepared]
     exact: bool = True
-    counterpart: str | None = "none"
     reuses: bool = False
 
 
@@ -72,6 +69,43 @@ def _compiled(pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
     mode = "max-autotune-no-cudagraphs" if reference.device == "cuda" else None
     pipeline.unet.compile(mode=mode, dynamic=False)
     return Prepared(pipeline, reference.steps)
+
+
+def _fewer_steps(steps: int, pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
+    def call(*args: Any, **options: Any) -> Any:
+        return pipeline(*args, **{**options, "num_inference_steps": steps})
+
+    return Prepared(call, steps)
+
+
+def _align_your_steps(solver: str, pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
+    """Give the pipeline the 10 published noise levels of Align Your Steps, and diffusers' solver."""
+    import torch
+    from diffusers.schedulers.scheduling_edm_dpmsolver_multistep import EDMDPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_utils import AysSchedules
+
+    sigmas = AysSchedules["StableDiffusionVideoSigmas"]
+
+    class Scheduler(EDMDPMSolverMultistepScheduler):
+        """DPM-Solver++ (2M) with SVD's scalings, which are EDM's for sigma_data = 1, and with given noise levels."""
+
+        def set_timesteps(
+            self, num_inference_steps: int | None = None, device: Any = None, sigmas: list[float] | None = None
+        ) -> None:
+            assert sigmas is not None
+            super().set_timesteps(len(sigmas) - 1, device)
+            self.sigmas = torch.tensor(sigmas, dtype=torch.float32)
+            self.timesteps = self.precondition_noise(self.sigmas[:-1]).to(device)
+
+    if solver == "dpmpp":
+        config = reference.checkpoint.configs["scheduler"]
+        ends = {"sigma_min": config["sigma_min"], "sigma_max": config["sigma_max"]}
+        pipeline.scheduler = Scheduler(**ends, sigma_data=1.0, prediction_type="v_prediction", solver_order=2)
+
+    def call(*args: Any, **options: Any) -> Any:
+        return pipeline(*args, **{**options, "sigmas": sigmas})
+
+    return Prepared(call, len(sigmas) - 1)
 
 
 def _vcut_schedule(pipeline: Any, job: PeerJob, reference: Reference) -> Prepared:
@@ -127,10 +161,14 @@ def _unfolded(library: str, pipeline: Any, job: PeerJob, reference: Reference) -
 PEERS: Mapping[str, Peer] = {
     "diffusers": Peer("diffusers, eager", _eager),
     "diffusers-compiled": Peer("diffusers, torch.compile", _compiled),
-    "diffusers-vcut": Peer("diffusers, eager, VCUT's schedule", _vcut_schedule, exact=False, counterpart=None),
-    "deepcache": Peer("DeepCache, interval 3", partial(_deepcache, 3), False, "none k=3", reuses=True),
-    "deepcache-2": Peer("DeepCache, interval 2", partial(_deepcache, 2), False, "none k=2", reuses=True),
-    "tgate": Peer("T-GATE", _tgate, exact=False, counterpart=None, reuses=True),
+    "diffusers-vcut": Peer("diffusers, eager, VCUT's schedule", _vcut_schedule, exact=False),
+    "diffusers-15": Peer("diffusers, 15 steps", partial(_fewer_steps, 15), exact=False),
+    "diffusers-10": Peer("diffusers, 10 steps", partial(_fewer_steps, 10), exact=False),
+    "diffusers-ays": Peer("diffusers, AYS, 10 steps", partial(_align_your_steps, "euler"), exact=False),
+    "diffusers-dpmpp": Peer("diffusers, AYS, DPM-Solver++", partial(_align_your_steps, "dpmpp"), exact=False),
+    "deepcache": Peer("DeepCache, interval 3", partial(_deepcache, 3), False, reuses=True),
+    "deepcache-2": Peer("DeepCache, interval 2", partial(_deepcache, 2), False, reuses=True),
+    "tgate": Peer("T-GATE", _tgate, exact=False, reuses=True),
     "onnxruntime-unfolded": Peer("ONNX Runtime, unfolded UNet", partial(_unfolded, "onnxruntime")),
     "tensorrt-unfolded": Peer("TensorRT, unfolded UNet", partial(_unfolded, "tensorrt")),
 }

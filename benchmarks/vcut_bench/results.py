@@ -22,6 +22,7 @@ Result = Mapping[str, Any]
 # The title of each kind, and the module whose ``numbers`` says what its tables are; in the order of the report.
 KINDS: Mapping[str, tuple[str, str]] = {
     "latency": ("Latency", "vcut_bench.latency_numbers"),
+    "tune": ("Tuned schedules", "vcut_bench.tune"),
     "fidelity": ("Fidelity", "vcut_bench.fidelity"),
     "tiny": ("Quality", "vcut_bench.tiny_numbers"),
     "vbench": ("The paper's metrics", "vcut_bench.vbench"),

@@ -20,8 +20,8 @@ RESULTS, TEMPLATE, PAGE = FOLDER / "results", FOLDER / "RESULTS.template.md", FO
 README = FOLDER.parent / "README.md"
 _SHORT = re.compile(r"(<!-- results: latency -->\n).*?(<!-- end -->)", re.DOTALL)
 _SHORT_ROWS = (  # of the latency result's first table
-    *("diffusers, eager", "diffusers, torch.compile", "ONNX Runtime, unfolded UNet", "T-GATE", "DeepCache, interval 3"),
-    *("vcut, never cut", "vcut, c=17", "vcut, never cut, cache interval 3", "vcut, c=17, cache interval 3"),
+    *("diffusers, eager", "diffusers, torch.compile", "diffusers, AYS, DPM-Solver++", "T-GATE", "DeepCache, interval 3"),
+    *("vcut, never cut", "vcut, c=17", "vcut, c=17, cache interval 3", "vcut, tuned", "vcut, balanced", "vcut, fast"),
 )
 _PLACE = re.compile(r"^\{\{ (\S+) \}\}$", re.MULTILINE)
 
@@ -41,9 +41,10 @@ def fill_readme(readme: str, results: Path = RESULTS) -> str:
     result = load(path)
     with reading(path):
         loops, facts = tables(result)[0], origin(result)
-        columns = [0, *(loops.head.index(name) for name in ("step loop", "over diffusers", "PSNR"))]
+        names = ("step loop", "over diffusers", "PSNR", "converged")
+        columns = [0, *(loops.head.index(name) for name in names)]
         rows = {row[0]: [row[i] for i in columns] for row in loops.rows}
-        head = ["25 steps", "step loop", "over diffusers", "video, to diffusers'"]
+        head = ["", "step loop", "over diffusers", "to diffusers' video", "to the converged video"]
         short = Numbers("", head, [rows[name] for name in _SHORT_ROWS if name in rows])
         about = f"{facts['model']}, {facts['size']}; {facts['device']}; {facts['date']}; `{facts['command']}`"
     return _SHORT.sub(lambda match: f"{match[1]}{table(short)}\n\n{about}\n{match[2]}", readme)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -18,7 +18,6 @@ from vcut_bench.work import load_pixels
 from vcut_runtime import Pipeline, open_bundle
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Manifest
-from vcut_runtime.schedule import CutStep
 
 
 @dataclass(frozen=True)
@@ -40,26 +39,26 @@ def open_side(job: PeerJob) -> Side:
     return _roofline(job) if job.side == ROOFLINE else _diffusers(job, PEERS[job.side])
 
 
-def input_image(manifest: Manifest, path: str | None) -> np.ndarray:
-    """Return the photograph [H, W, 3], uint8; without one a smooth image of random colours."""
-    if path is not None:
-        return load_pixels(path, manifest.height, manifest.width)
+def input_images(manifest: Manifest, paths: Sequence[str]) -> list[np.ndarray]:
+    """Return the photographs [H, W, 3], uint8; without any a smooth image of random colours."""
+    if paths:
+        return [load_pixels(path, manifest.height, manifest.width) for path in paths]
     colours = (np.random.default_rng(0).random((3, 4, 3)) * 255).astype(np.uint8)
-    return load_pixels(colours, manifest.height, manifest.width, "stretch")
+    return [load_pixels(colours, manifest.height, manifest.width, "stretch")]
 
 
 def _ours(job: PeerJob) -> Side:
     pipeline = Pipeline.load(job.bundle, job.backend, threads=job.threads)
     manifest = pipeline.manifest
-    image = input_image(manifest, job.image)
-    noise, latents = draw(manifest, job.seed)
+    images = input_images(manifest, job.images)
 
-    def run(cut_step: CutStep, cache_interval: int = 1) -> tuple[dict[str, Any], np.ndarray]:
+    def run(number: int = 0, **options: Any) -> tuple[dict[str, Any], np.ndarray]:
+        noise, latents = draw(manifest, job.seed + number)
         start = time.perf_counter()
-        video = pipeline(image, cut_step=cut_step, cache_interval=cache_interval, latents=latents, noise=noise)
+        video = pipeline(images[number], **options, latents=latents, noise=noise)
         wall = time.perf_counter() - start
         steps: Counter[str] = Counter()
-        for graph, count in steps_by_graph(manifest, cut_step, cache_interval).items():
+        for graph, count in steps_by_graph(manifest, **options).items():
             steps[GRAPHS[graph].stage] += count
         return {
             "stages": {stage: seconds for stage, seconds in video.timings.items() if stage != "load"},
@@ -82,7 +81,7 @@ def _roofline(job: PeerJob) -> Side:
     precision = open_bundle(job.bundle, hashes=False).manifest.precision if device == "cuda" else "fp32"
     products = rates(device, precision)
     facts = {"backend": f"torch {device}", "precision": precision}
-    return Side(facts, lambda: ({"macs_per_second": {name: rate() for name, rate in products.items()}}, None))
+    return Side(facts, lambda number=0: ({"macs_per_second": {name: rate() for name, rate in products.items()}}, None))
 
 
 def _diffusers(job: PeerJob, peer: Peer) -> Side:
@@ -100,7 +99,7 @@ def _diffusers(job: PeerJob, peer: Peer) -> Side:
         prepared = peer.prepare(pipeline, job, reference)
     # Torch does not know the memory of an engine in the UNet's place.
     measures_memory = device == "cuda" and pipeline.unet.device.type != "meta"
-    image = Image.fromarray(input_image(manifest, job.image))
+    images = [Image.fromarray(image) for image in input_images(manifest, job.images)]
     marks: list[Any] = []
     draw_latents = pipeline.prepare_latents
 
@@ -115,12 +114,12 @@ def _diffusers(job: PeerJob, peer: Peer) -> Side:
 
     pipeline.prepare_latents = prepare_latents
 
-    def run() -> tuple[dict[str, Any], np.ndarray]:
+    def run(number: int = 0) -> tuple[dict[str, Any], np.ndarray]:
         _place(pipeline, device)
-        options = video_options(reference, job.seed)
+        options = video_options(reference, job.seed + number)
         start = time.perf_counter()
         marks[:] = [_mark(device)]
-        frames = prepared.call(image, **options, callback_on_step_end=step_end).frames[0]
+        frames = prepared.call(images[number], **options, callback_on_step_end=step_end).frames[0]
         marks.append(_mark(device))
         condition, *loop, decode = _seconds(marks)
         wall = time.perf_counter() - start

@@ -56,9 +56,9 @@ class Contest:
             process.close()
 
     def take_turns(
-        self, what: str, configurations: Sequence[Configuration], turns: int, frames: bool = False
+        self, what: str, configurations: Sequence[Configuration], turns: int, videos: int = 1, frames: bool = False
     ) -> dict[str, list[tuple[dict[str, Any], Any]]]:
-        """Make ``turns`` videos of each configuration, in turns.
+        """Make ``turns`` videos of each configuration, in turns. A turn makes the next one of ``videos`` photographs.
 
         Returns:
             What each video took, and its frames if they are asked for, of the configurations that made all videos.
@@ -71,7 +71,8 @@ class Contest:
                 row = configurations[i]
                 if row.side not in self.skipped:
                     with self._skipping(row.side):
-                        answers[row.name].append(self.processes[row.side].run(row.options, frames))
+                        options = {**row.options, "number": turn % videos}
+                        answers[row.name].append(self.processes[row.side].run(options, frames))
         self.progress(what, total, total)
         return {row.name: answers[row.name] for row in configurations if row.side not in self.skipped}
 

@@ -15,7 +15,7 @@ import msgspec
 from vcut_export.checkpoint import resolve
 from vcut_export.options import ExportOptions
 from vcut_export.plan import Plan, make_manifest, make_plan
-from vcut_export.reuse import engines_now, existing, kept_graphs, place
+from vcut_export.reuse import existing, kept_graphs, manifest_now, place
 from vcut_export.weights import check_weights, download
 from vcut_runtime.backends.onnxruntime import check_cpu
 from vcut_runtime.bundle import Bundle, check_hashes, open_bundle
@@ -106,12 +106,11 @@ def export_plan(
     old = existing(root, plan, force)
     kept = {} if force else kept_graphs(old, plan)
     stale = tuple(name for name in plan.keys if name not in kept)
-    engines = {} if old is None else old.engines
     errors: dict[str, float] = {}
     weights = {} if old is None else {graph.weights: old.weights[graph.weights] for graph in kept.values()}
     manifest = None
     if old is not None and not stale:
-        manifest = make_manifest(plan, old.sca_bias, kept, weights, engines)
+        manifest = make_manifest(plan, old.sca_bias, kept, weights, old)
     if manifest is None or manifest != old:
         with staging(root) as new:
             (new.folder / "onnx").mkdir()
@@ -124,12 +123,12 @@ def export_plan(
                 slices = made.slices if old is None or made.slices is not None else old.sca_bias
                 assert slices is not None, "without an old bundle every graph is made"
                 graphs, weights = {**kept, **made.graphs}, {**weights, **made.weights}
-                manifest = make_manifest(plan, slices, graphs, weights, engines)
+                manifest = make_manifest(plan, slices, graphs, weights, old)
             new.keep(manifest.engine_files())
             new.write(manifest)
             errors = _verify(new.folder, plan, clock) if verify else {}
-            with new.alone():  # a build may have added engines meanwhile
-                manifest = make_manifest(plan, manifest.sca_bias, manifest.graphs, manifest.weights, engines_now(root))
+            with new.alone():  # engines and schedules may have been added meanwhile
+                manifest = make_manifest(plan, manifest.sca_bias, manifest.graphs, manifest.weights, manifest_now(root))
                 new.keep(manifest.engine_files())
                 new.write(manifest)
                 new.publish()

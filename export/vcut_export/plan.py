@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -93,9 +93,12 @@ def make_manifest(
     slices: tuple[BiasSlice, ...],
     graphs: Mapping[str, GraphEntry],
     weights: Mapping[str, FileEntry],
-    engines: Mapping[str, EngineSet] | None = None,
+    old: Manifest | None = None,
 ) -> Manifest:
-    """Return the manifest of a bundle with these files. Of ``engines`` it keeps those that belong to these graphs."""
+    """Return the manifest of a bundle with these files.
+
+    Of the ``old`` bundle it keeps what was added to it and belongs to these graphs: engines and tuned schedules.
+    """
     checkpoint, options, geometry = plan.checkpoint, plan.options, plan.geometry
     scheduler = scheduler_constants(checkpoint.configs["scheduler"])
     assert isinstance(options.cut_step, int)
@@ -122,6 +125,7 @@ def make_manifest(
         guidance=Guidance(min=1.0, max=3.0),
         scheduler=scheduler,
         schedules=named_schedules(scheduler, options.steps, options.cut_step),
+        measurements={},
         decode_chunk=geometry.decode_chunk,
         decode_overlap=plan.decode_overlap,
         deep_features=geometry.deep_features,
@@ -130,7 +134,20 @@ def make_manifest(
         weights=dict(weights),
         engines={},
     )
-    return msgspec.structs.replace(manifest, engines=_belonging(engines or {}, manifest))
+    if old is None:
+        return manifest
+    engines = _belonging(old.engines, manifest)
+    tuned = old.measurements if all(map(_same_graph(old, manifest), manifest.graphs)) else {}
+    return msgspec.structs.replace(
+        manifest,
+        engines=engines,
+        schedules={**manifest.schedules, **{name: old.schedules[name] for name in tuned}},
+        measurements=dict(tuned),
+    )
+
+
+def _same_graph(old: Manifest, new: Manifest) -> Callable[[str], bool]:
+    return lambda name: name in old.graphs and old.sources(name) == new.sources(name)
 
 
 def _belonging(engines: Mapping[str, EngineSet], manifest: Manifest) -> dict[str, EngineSet]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from vcut_export.plan import Plan
 from vcut_runtime.bundle import open_bundle
 from vcut_runtime.bundle.graph import GRAPHS
-from vcut_runtime.bundle.manifest import MANIFEST, EngineSet, GraphEntry, Manifest
+from vcut_runtime.bundle.manifest import MANIFEST, GraphEntry, Manifest
 from vcut_runtime.bundle.transaction import is_fixed
 from vcut_runtime.errors import BundleError, UsageError
 
@@ -67,12 +67,12 @@ def kept_graphs(old: Manifest | None, plan: Plan) -> dict[str, GraphEntry]:
     return {name: graph for name, graph in kept.items() if GRAPHS[name].weights not in stale}
 
 
-def engines_now(root: Path) -> dict[str, EngineSet]:
-    """Return the engines of the bundle at ``root``, if there is a bundle."""
+def manifest_now(root: Path) -> Manifest | None:
+    """Return the manifest of the bundle at ``root``, if there is a bundle."""
     try:
-        return open_bundle(root, hashes=False, engines=False).manifest.engines
+        return open_bundle(root, hashes=False, engines=False).manifest
     except BundleError:
-        return {}
+        return None
 
 
 def _is_ours(manifest: Path) -> bool:

@@ -17,8 +17,8 @@ from vcut_runtime.bundle import Bundle
 from vcut_runtime.bundle.geometry import Sizes
 from vcut_runtime.bundle.graph import FEATURES, GRAPHS, sized
 from vcut_runtime.errors import VcutError
+from vcut_runtime.guidance import added_time_ids, guidance_scale
 from vcut_runtime.run_plan import resize_matrices
-from vcut_runtime.schedule import added_time_ids, guidance_scale
 
 # Largest error relative to the output's largest magnitude; the reference always runs in float32.
 TOLERANCE: Mapping[str, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}

@@ -15,6 +15,7 @@ from vcut_runtime.backends import verdicts
 from vcut_runtime.backends.engine_validity import describe_target, target_verdict
 from vcut_runtime.bundle import open_bundle
 from vcut_runtime.bundle.geometry import SizeRange
+from vcut_runtime.schedule.named import QUICK
 
 
 def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
@@ -59,8 +60,7 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
         yield f"has shallow steps, for runs with --cache-interval ({d['deep_features']} channels of deep features)"
     yield f"{_size(d['bytes'])}, {d['bias_channels']} bias channels, vcut {d['vcut_version']}, hashes {d['hashes']}"
     for name, schedule in d["schedules"].items():
-        guided = sum(step["bias"] == "both" for step in schedule)
-        yield f"schedule {name}: {len(schedule)} steps, {guided} of them guided"
+        yield _schedule(name, schedule, d["measurements"].get(name))
     graphs = Table("graph", "inputs, then outputs")
     for name, graph in d["graphs"].items():
         tensors = [*map(_tensor, graph["inputs"]), *(f"→ {_tensor(tensor)}" for tensor in graph["outputs"])]
@@ -84,6 +84,18 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
     for name, verdict in d["runs_here"].items():
         backends.add_row(name, Text(verdict))  # its brackets are no markup
     yield backends
+
+
+def _schedule(name: str, schedule: list[dict[str, Any]], measured: dict[str, Any] | None) -> Text:
+    """Return a schedule in a line: its work, and what it was measured as."""
+    guided = sum(step["bias"] == "both" for step in schedule)
+    line = f"schedule {name}: {len(schedule)} steps, {guided} of them guided"
+    if measured:
+        least = "" if measured["low"] is None else f" (at least {measured['low']:.1f})"
+        line += f", {measured['psnr']:.1f} dB{least} to the converged video, {measured['seconds']:.2g} s"
+    elif name in QUICK:
+        line += ", untuned: see vcut tune"
+    return Text(line)
 
 
 def _tensor(tensor: dict[str, Any]) -> str:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vcut_runtime.command_options import check_choices, check_numbers, option
 from vcut_runtime.errors import UsageError
+from vcut_runtime.guidance import check_guidance, parse_guidance
 from vcut_runtime.images import Fit
-from vcut_runtime.schedule import CutStep, QualityBias, Schedule, parse_cut_step
+from vcut_runtime.schedule import (
+    MOST_STEPS,
+    CutStep,
+    QualityBias,
+    Schedule,
+    Solver,
+    check_sigmas,
+    parse_cut_step,
+    parse_sigmas,
+)
 
 
 @dataclass(frozen=True)
@@ -20,15 +31,27 @@ class RunOptions:
 
     schedule: str | Schedule | None = option(
         None,
-        "Named schedule of the bundle to play, such as vcut or exact. [default: made from the options below]",
+        "Named schedule of the bundle to play, such as vcut, exact, balanced or fast. "
+        "[default: made from the options below]",
         parse=str,
     )
     height: int | None = option(None, "Pixels; other sizes need an export with --dynamic. [default: the bundle's]")
     width: int | None = option(None, "Pixels. [default: the bundle's]")
     num_frames: int | None = option(None, "Frames of the video. [default: the bundle's]", "--num-frames", "--frames")
     num_inference_steps: int | None = option(
-        None, "Denoising steps. [default: the bundle's]", "--num-inference-steps", "--steps"
+        None, "Denoising steps. [default: the bundle's; 10 of ays, 4 of lcm]", "--num-inference-steps", "--steps"
     )
+    sigmas: str | Sequence[float] | None = option(
+        None,
+        "Noise levels: karras, ays (Align Your Steps), lcm, or numbers that fall to 0, such as 700,54.5,0. "
+        "[default: karras; lcm for the solver lcm]",
+        parse=parse_sigmas,
+    )
+    solver: Solver = option(
+        "euler",
+        "euler (diffusers' default), dpmpp-2m (DPM-Solver++ 2M), or lcm (for AnimateLCM-SVD; without guidance).",
+    )
+    guide_from: int = option(1, "First guided step, 1-based. The steps before it are conditional only.")
     cut_step: CutStep | None = option(
         None,
         "First step of the quality improvement stage, 1-based; none guides every step. "
@@ -47,6 +70,12 @@ class RunOptions:
     max_guidance_scale: float | None = option(
         None, "Guidance of the last frame; 1 or less guides nothing, as in diffusers. [default: the bundle's]"
     )
+    guidance: str | Sequence[float] = option(
+        "linear",
+        "Guidance over the frames: linear from the first to the last, triangle (the maximum is in the middle), or a "
+        "number for each frame, such as 1,2,3. [default: linear]",
+        parse=parse_guidance,
+    )
     fps: int = option(7, "Frames per second, of the video and as a condition of the model.")
     motion_bucket_id: float = option(127, "How much motion, about 1 to 255.")
     noise_aug_strength: float = option(0.02, "Noise added to the photograph.")
@@ -56,27 +85,33 @@ class RunOptions:
         None, "Frames decoded on each side of a chunk for context and not kept. [default: the bundle's]"
     )
     fit: Fit = option("stretch", "How to fit an image of another shape: stretch (as diffusers does) or crop.")
-    start_step: int = option(
-        1, "Run only the steps from this one on, from the latents that the step before gave.", command=False
-    )
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_numbers(
             self,
             num_inference_steps=1,
+            guide_from=1,
             cache_interval=1,
             fps=1,
             noise_aug_strength=0,
             seed=0,
             decode_chunk=1,
             decode_overlap=0,
-            start_step=1,
         )
         if self.fps > 1000:
             raise UsageError(f"fps is {self.fps}: give at most 1000")
         if not (self.cut_step is None or self.cut_step == "none" or isinstance(self.cut_step, int)):
             raise UsageError(f"cut_step is {self.cut_step!r}: give a step, or 'none' to guide every step")
+        if (self.num_inference_steps or 0) > MOST_STEPS:
+            raise UsageError(f"num_inference_steps is {self.num_inference_steps}: give at most {MOST_STEPS}")
+        if self.sigmas is not None:
+            object.__setattr__(self, "sigmas", check_sigmas(self.sigmas))
+        object.__setattr__(self, "guidance", check_guidance(self.guidance))
+        if not isinstance(self.guidance, str) and (self.min_guidance_scale, self.max_guidance_scale) != (None, None):
+            raise UsageError(
+                "a guidance of each frame excludes min_guidance_scale and max_guidance_scale: leave them out"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,14 @@ from vcut_runtime.bundle.geometry import DIMENSIONS, SizeRange, Sizes
 from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.decoding import Chunk, decode_chunks
 from vcut_runtime.errors import UsageError
+from vcut_runtime.guidance import added_time_ids, guidance_scale
 from vcut_runtime.images import resize_matrix
 from vcut_runtime.options import RunOptions
-from vcut_runtime.schedule import (
-    Schedule,
-    added_time_ids,
-    check_cut_step,
-    default_cut_step,
-    guidance_scale,
-    karras_sigmas,
-    make_schedule,
+from vcut_runtime.schedule import Schedule, check_cut_step, choose_sigmas, default_cut_step, make_schedule
+
+_OF_THE_STEPS = (
+    *("num_inference_steps", "sigmas", "solver", "guide_from"),
+    *("cut_step", "cache_interval", "quality_bias"),
 )
 
 
@@ -31,14 +29,12 @@ class RunPlan:
     Attributes:
         sizes: of the video.
         schedule: the steps to play.
-        first_step: number of the first of them, 1-based.
         chunks: to decode.
         constants: inputs of graphs by name.
     """
 
     sizes: Sizes
     schedule: Schedule
-    first_step: int
     chunks: list[Chunk]
     constants: dict[str, np.ndarray]
 
@@ -50,18 +46,15 @@ def plan_run(manifest: Manifest, options: RunOptions, most_decoded: int | None =
         UsageError: an option does not fit the bundle.
     """
     sizes = choose_sizes(manifest, options)
-    guidance = (
-        manifest.guidance.min if options.min_guidance_scale is None else options.min_guidance_scale,
-        manifest.guidance.max if options.max_guidance_scale is None else options.max_guidance_scale,
-    )
+    scales = _guidance_scale(manifest, options, sizes.frames)
     constants = {
         "noise_aug_strength": np.array([options.noise_aug_strength], dtype=np.float32),
         "added_time_ids": added_time_ids(options.fps, options.motion_bucket_id, options.noise_aug_strength),
-        "guidance_scale": guidance_scale(*guidance, sizes.frames),
+        "guidance_scale": scales,
         **resize_matrices(manifest, sizes),
     }
-    schedule = choose_schedule(manifest, options, guided=guidance[1] > 1.0)
-    return RunPlan(sizes, schedule, options.start_step, _chunks(manifest, options, sizes, most_decoded), constants)
+    schedule = choose_schedule(manifest, options, guided=bool(scales.max() > 1))
+    return RunPlan(sizes, schedule, _chunks(manifest, options, sizes, most_decoded), constants)
 
 
 def choose_sizes(manifest: Manifest, options: RunOptions) -> Sizes:
@@ -89,30 +82,58 @@ def choose_schedule(manifest: Manifest, options: RunOptions, *, guided: bool = T
     """
     if options.schedule is not None:
         return _given_schedule(manifest, options)
-    steps = manifest.steps if options.num_inference_steps is None else options.num_inference_steps
-    if options.cut_step is None:
-        cut_step = default_cut_step(manifest.schedule, manifest.scheduler, steps)
-    else:
-        cut_step = check_cut_step(options.cut_step, steps)
     if options.cache_interval > 1 and not manifest.deep_features:
         raise UsageError(
             f"cache_interval is {options.cache_interval}, this bundle has no shallow steps: export it with --deep-cache"
         )
-    if options.start_step > steps:
-        raise UsageError(f"start_step is {options.start_step}: give 1..{steps}")
+    sigmas = choose_sigmas(
+        manifest.scheduler, options.sigmas, options.solver, options.num_inference_steps, manifest.steps
+    )
+    if options.solver == "lcm":
+        _check_lcm(options, guided)
+        return make_schedule(sigmas, len(sigmas), solver="lcm", guided=False, cache_interval=options.cache_interval)
+    if options.cut_step is None:
+        cut_step = default_cut_step(manifest.schedule, sigmas)
+    else:
+        cut_step = check_cut_step(options.cut_step, len(sigmas) - 1)
+    if options.guide_from > 1 and options.guide_from >= cut_step:
+        raise UsageError(
+            f"guide_from is {options.guide_from}, and guidance ends before step {cut_step}: give 1..{cut_step - 1}, "
+            "or a later cut_step"
+        )
     return make_schedule(
-        karras_sigmas(manifest.scheduler, steps),
+        sigmas,
         cut_step,
+        guide_from=options.guide_from,
+        solver=options.solver,
         cache_interval=options.cache_interval,
         guided=guided,
         quality_bias=options.quality_bias,
-        start_step=options.start_step,
     )
+
+
+def _check_lcm(options: RunOptions, guided: bool) -> None:
+    if guided and (options.max_guidance_scale is not None or not isinstance(options.guidance, str)):
+        raise UsageError("the solver lcm has no guidance: leave the guidance scales out, or give at most 1")
+    for name in ("cut_step", "guide_from", "quality_bias"):
+        if getattr(options, name) != getattr(RunOptions(), name):
+            raise UsageError(f"the solver lcm has no guidance, so no {name}: leave it out")
+
+
+def _guidance_scale(manifest: Manifest, options: RunOptions, frames: int) -> np.ndarray:
+    """Return the guidance scale of each frame [frames]."""
+    if isinstance(options.guidance, str):
+        low, high = options.min_guidance_scale, options.max_guidance_scale
+        low, high = (manifest.guidance.min if low is None else low), (manifest.guidance.max if high is None else high)
+        return guidance_scale(low, high, frames, options.guidance)
+    if len(options.guidance) != frames:
+        raise UsageError(f"guidance has {len(options.guidance)} numbers, the video {frames} frames: give one for each")
+    return np.array(options.guidance, dtype=np.float32)
 
 
 def _given_schedule(manifest: Manifest, options: RunOptions) -> Schedule:
     defaults = RunOptions()
-    for name in ("num_inference_steps", "cut_step", "cache_interval", "quality_bias", "start_step"):
+    for name in _OF_THE_STEPS:
         if getattr(options, name) != getattr(defaults, name):
             raise UsageError(f"schedule and {name} exclude each other, a schedule says all steps: leave one out")
     if isinstance(options.schedule, str):

@@ -16,7 +16,8 @@ def test_peers_are_chosen_by_name() -> None:
         choose_peers("diffusers,nobody")
 
 
-def test_exact_peers_are_compared_with_never_cutting() -> None:
+def test_exact_peers_make_the_video_of_diffusers() -> None:
     assert all(peer.title for peer in PEERS.values())
-    assert {peer.counterpart for peer in PEERS.values() if peer.exact} == {"none"}
+    exact = {"diffusers", "diffusers-compiled", "onnxruntime-unfolded", "tensorrt-unfolded"}
+    assert {name for name, peer in PEERS.items() if peer.exact} == exact
     assert {name for name, peer in PEERS.items() if peer.reuses} == {"deepcache", "deepcache-2", "tgate"}

@@ -99,12 +99,41 @@ def test_the_schedule_on_unmodified_modules_is_the_paper_s(
     assert found["steps"] == {"semantic_binding": 2, "quality_improvement": 2}
     assert [rows for rows, _ in unet_calls] == [2, 2, 1, 1]
     noise, latents = draw(manifest, job.seed)
-    image = Image.fromarray(sides.input_image(manifest, None))
+    image = Image.fromarray(sides.input_images(manifest, ())[0])
     expected = reference.vcut_loop(
         reference.load(small_checkpoint), image, latents, noise, steps=manifest.steps, cut_step=3
     )
     assert frames is not None
     assert psnr(frames, expected) >= 50
+
+
+@pytest.mark.parametrize(("name", "steps"), [("diffusers-15", 15), ("diffusers-10", 10), ("diffusers-ays", 10)])
+def test_fewer_steps_and_other_noise_levels_are_diffusers_own(
+    job: PeerJob, name: str, steps: int, small_checkpoint: Path, unet_calls: list[Any]
+) -> None:
+    found, frames = open_side(replace(job, side=name)).run()
+    assert found["steps"] == {"semantic_binding": steps}
+    assert [rows for rows, _ in unet_calls] == [2] * steps
+    assert frames is not None
+    assert frames.std() > 5
+
+
+def test_the_dpm_solver_peer_is_our_solver_on_unmodified_modules(
+    job: PeerJob, small_bundle: Path, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The bundle removes TCA and diffusers does not, so they agree as their videos of 25 steps do."""
+    from vcut_runtime import Pipeline
+
+    found, frames = open_side(replace(job, side="diffusers-dpmpp")).run()
+    assert found["steps"] == {"semantic_binding": 10}
+    pipeline = Pipeline.load(small_bundle, "onnxruntime-cpu")
+    noise, latents = draw(pipeline.manifest, job.seed)
+    image = sides.input_images(pipeline.manifest, ())[0]
+    options: dict[str, Any] = {"noise": noise, "latents": latents, "sigmas": "ays", "cut_step": "none"}
+    assert frames is not None
+    near = psnr(pipeline(image, solver="dpmpp-2m", **options).frames, frames)
+    assert near > psnr(pipeline(image, solver="euler", **options).frames, frames) + 3
+    assert near > 20
 
 
 def test_deepcache_runs_deep_blocks_at_its_interval(job: PeerJob, manifest: Manifest, eager: np.ndarray) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from example_manifest import example
 from vcut_runtime import Bundle, Pipeline, RunOptions, Step, UsageError
 from vcut_runtime.bundle.graph import GRAPHS, sized
 from vcut_runtime.bundle.manifest import Manifest, TensorSpec
-from vcut_runtime.schedule import karras_sigmas
+from vcut_runtime.schedule import GRIDS, choose_sigmas
 
 SHAPE = (14, 4, 8, 12)
 
@@ -279,37 +279,6 @@ def test_each_stage_begins_with_all_layers(
     assert full == {1: [1, 3, 5], 4: [1, 3, 4, 6], 5: [1, 3, 5]}[cut_step]
 
 
-def test_a_run_that_goes_on_keeps_the_cache_interval(deep_bundle: Path, photo: Image.Image) -> None:
-    pipeline, kept = Pipeline.load(deep_bundle), {}
-    whole = pipeline(photo, seed=0, cache_interval=2, callback=lambda number, _, x: kept.update({number: x.copy()}))
-
-    def from_step(start: int) -> np.ndarray:
-        return pipeline(photo, seed=0, cache_interval=2, start_step=start, latents=kept[start - 1]).frames
-
-    assert np.array_equal(from_step(3), whole.frames)  # steps 1, 3, 5 and 7 compute all layers
-    assert np.array_equal(from_step(5), whole.frames)
-    assert not np.array_equal(from_step(4), whole.frames)  # without deep features to take it runs all layers
-
-
-def test_a_run_that_starts_between_computes_all_layers(deep_bundle: Path, photo: Image.Image) -> None:
-    pipeline = Pipeline.load(deep_bundle)
-    seen: list[tuple[int, Step]] = []
-    latents = np.zeros((1, 3, 4, 16, 16), np.float32)
-    options: Any = {
-        "latents": latents,
-        "cache_interval": 2,
-        "callback": lambda number, step, _: seen.append((number, step)),
-    }
-    pipeline(photo, seed=0, start_step=4, **options)
-    full, shallow = "quality_improvement", "quality_improvement_shallow"
-    assert [(number, step.graph) for number, step in seen] == [
-        (4, "semantic_binding"),
-        (5, full),
-        (6, shallow),
-        (7, full),
-    ]
-
-
 def test_without_guidance_each_stage_still_begins_with_all_layers(
     deep_bundle: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,9 +434,7 @@ def test_a_failing_callback_stops_the_run(small: Pipeline, photo: Image.Image) -
         ({"noise": np.zeros((3, 32, 32))}, "noise has shape"),
         ({"fit": "pad"}, "unknown fit 'pad': choose stretch, crop"),
         ({"cut_step": "never"}, "cut_step is 'never': give a step, or 'none'"),
-        ({"start_step": 2}, "give the latents to start from too"),
-        ({"start_step": 5, "latents": np.zeros((1, 3, 4, 16, 16))}, "start_step is 5: give 1..4"),
-        ({"schedule": "fast"}, "unknown schedule 'fast': choose vcut, exact"),
+        ({"schedule": "quick"}, "unknown schedule 'quick': choose vcut, exact, balanced, fast"),
         ({"schedule": ()}, "cannot play the schedule: it has no step"),
         ({"schedule": "exact", "cut_step": 2}, "schedule and cut_step exclude each other"),
         ({"schedule": "exact", "cut_step": "none"}, "schedule and cut_step exclude each other"),
@@ -526,30 +493,19 @@ def test_named_schedules_are_those_of_the_cut_steps(small: Pipeline, photo: Imag
     assert np.array_equal(exact, small(photo, seed=0, schedule=list(rows)).frames)
 
 
-def dpm_solver_rows(sigmas: Sequence[float], cut_step: int) -> tuple[Step, ...]:
-    """Return the rows of DPM-Solver++ (2M); its first and last steps are Euler steps."""
-    rows, last_h = [], 0.0
-    for number, (sigma, following) in enumerate(pairwise(sigmas), start=1):
-        coefficients = (following / sigma, 1.0 - following / sigma, 0.0)
-        if following > 0.0:
-            h = float(np.log(sigma / following))
-            if number > 1:
-                r = last_h / h
-                change = float(np.expm1(-h))
-                coefficients = (following / sigma, -change * (1.0 + 1.0 / (2.0 * r)), change / (2.0 * r))
-            last_h = h
-        guided = number < cut_step
-        graph = "semantic_binding" if guided else "quality_improvement"
-        rows.append(Step(sigma, graph, "both" if guided else "cond", coefficients))
-    return tuple(rows)
-
-
-def dpm_solver_loop(
-    pipeline: Any, image: Image.Image, latents: np.ndarray, noise: np.ndarray, sigmas: Sequence[float], cut_step: int
+def own_loop(
+    pipeline: Any,
+    image: Image.Image,
+    latents: np.ndarray,
+    noise: np.ndarray,
+    sigmas: Sequence[float],
+    window: tuple[int, int],
+    following: Callable[[Any, list[Any], int], Any],
 ) -> np.ndarray:
-    """Return the frames of DPM-Solver++ (2M; Lu et al. 2022) on diffusers' modules, in terms of log sigma.
+    """Return the frames of a sampler of the tests' own on diffusers' modules.
 
-    Steps before ``cut_step`` are guided, the others are conditional.
+    Steps in ``window`` are guided, the others conditional. ``following`` gives the next latents from the latents, all
+    predictions so far and the number of the step.
     """
     import torch
 
@@ -567,49 +523,90 @@ def dpm_solver_loop(
 
     x = torch.from_numpy(latents) * (sigmas[0] ** 2 + 1) ** 0.5
     denoised: list[Any] = []
-    for number, (sigma, following) in enumerate(pairwise(sigmas), start=1):
+    for number, sigma in enumerate(sigmas[:-1], start=1):
         v = velocity(x, sigma, 1.0)
-        if number < cut_step:
+        if window[0] <= number < window[1]:
             unconditional = velocity(x, sigma, 0.0)
             v = unconditional + scale * (v - unconditional)
         denoised.append(x / (sigma**2 + 1) - v * sigma / (sigma**2 + 1) ** 0.5)
-        direction = denoised[-1]
-        if number > 1 and following > 0.0:
-            before, now, after = (-np.log(s) for s in (sigmas[number - 2], sigma, following))
-            slope = (denoised[-1] - denoised[-2]) / (now - before)
-            direction = denoised[-1] + slope * (after - now) / 2.0
-        ratio = following / sigma
-        x = ratio * x + (1.0 - ratio) * direction
+        x = following(x, denoised, number)
     decoded = pipeline.decode_latents(x, frames, frames)
     return reference.to_uint8(pipeline.video_processor.postprocess_video(decoded, output_type="np")[0])
 
 
-@pytest.mark.parametrize("cut_step", [1, 4, 7])
-def test_rows_of_another_sampler_are_that_sampler(
-    cut_step: int, small: Pipeline, small_checkpoint: Path, photo: Image.Image
+def dpm_solver(sigmas: Sequence[float]) -> Callable[[Any, list[Any], int], Any]:
+    """DPM-Solver++ (2M; Lu et al. 2022) in terms of log sigma: predictions are continued to the middle of the step."""
+
+    def following(x: Any, denoised: list[Any], number: int) -> Any:
+        sigma, end = sigmas[number - 1], sigmas[number]
+        direction = denoised[-1]
+        if number > 1 and end > 0.0:
+            before, now, after = (-np.log(s) for s in (sigmas[number - 2], sigma, end))
+            slope = (denoised[-1] - denoised[-2]) / (now - before)
+            direction = denoised[-1] + slope * (after - now) / 2.0
+        return end / sigma * x + (1.0 - end / sigma) * direction
+
+    return following
+
+
+@pytest.fixture(scope="module")
+def without_tca(small_checkpoint: Path) -> Any:
+    """diffusers' pipeline without TCA, as the small bundle's."""
+    theirs = reference.load(small_checkpoint)
+    reference.take_out_tca(theirs.unet)
+    return theirs
+
+
+@pytest.fixture(scope="module")
+def drawn(photo: Image.Image) -> dict[str, Any]:
+    """The small bundle's photograph, latents and noise."""
+    draw = np.random.default_rng(7)
+    return {
+        "image": photo.resize((32, 32), Image.Resampling.LANCZOS),
+        "latents": draw.standard_normal((1, 3, 4, 16, 16), dtype=np.float32),
+        "noise": draw.standard_normal((1, 3, 32, 32), dtype=np.float32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "window"),
+    [("karras", (1, 1)), ("karras", (1, 4)), ("ays", (1, 7)), ("ays", (3, 6)), ([9, 3, 1, 0], (2, 4))],
+)
+def test_dpmpp_2m_is_a_loop_over_diffusers_modules(
+    sigmas: Any, window: tuple[int, int], small: Pipeline, without_tca: Any, drawn: dict[str, Any]
 ) -> None:
     import torch
 
-    theirs = reference.load(small_checkpoint)
-    reference.take_out_tca(theirs.unet)
-    picture, draw = photo.resize((32, 32), Image.Resampling.LANCZOS), np.random.default_rng(7)
-    latents = draw.standard_normal((1, 3, 4, 16, 16), dtype=np.float32)
-    noise = draw.standard_normal((1, 3, 32, 32), dtype=np.float32)
-    sigmas = karras_sigmas(small.manifest.scheduler, 6).tolist()
+    steps = None if isinstance(sigmas, list) else 6
+    levels = choose_sigmas(small.manifest.scheduler, sigmas, "dpmpp-2m", steps, 4).tolist()
     with torch.no_grad():
-        want = dpm_solver_loop(theirs, picture, latents, noise, sigmas, cut_step)
-    rows = dpm_solver_rows(sigmas, cut_step)
-    got = small(picture, latents=latents, noise=noise, schedule=rows).frames
+        want = own_loop(without_tca, **drawn, sigmas=levels, window=window, following=dpm_solver(levels))
+    options: dict[str, Any] = {"guide_from": window[0], "cut_step": window[1], "quality_bias": "cond"}
+    options |= {"sigmas": sigmas, "num_inference_steps": steps}
+    got = small(**drawn, solver="dpmpp-2m", **options).frames
     assert want.std() > 10
     assert psnr(got, want) >= 50
-    euler = tuple(step_without_memory(step) for step in rows)
-    assert psnr(small(picture, latents=latents, noise=noise, schedule=euler).frames, want) < 45  # k2 matters
+    assert psnr(small(**drawn, **options).frames, want) < 45  # the step before matters
 
 
-def step_without_memory(step: Step) -> Step:
-    """Return the Euler step at the place of ``step``."""
-    k0, _, _ = step.coefficients
-    return Step(step.sigma, step.graph, step.bias, (k0, 1.0 - k0, 0.0))
+def test_lcm_is_a_loop_over_diffusers_modules(small: Pipeline, without_tca: Any, drawn: dict[str, Any]) -> None:
+    """The noise after a step is what the seed gives after the noises of the image and of the latents."""
+    import torch
+
+    levels = GRIDS["lcm"].make(small.manifest.scheduler, 4).tolist()
+    draw = np.random.default_rng(3)
+    first = [draw.standard_normal(drawn[name].shape, dtype=np.float32) for name in ("noise", "latents")]
+    fresh = [torch.from_numpy(draw.standard_normal(first[1].shape, dtype=np.float32)) for _ in range(3)]
+
+    def jump(x: Any, denoised: list[Any], number: int) -> Any:
+        return denoised[-1] + (levels[number] * fresh[number - 1] if number < 4 else 0)
+
+    with torch.no_grad():
+        want = own_loop(without_tca, drawn["image"], first[1], first[0], levels, (5, 5), jump)
+    got = small(drawn["image"], seed=3, solver="lcm").frames
+    assert want.std() > 10
+    assert psnr(got, want) >= 50
+    assert not np.array_equal(got, small(drawn["image"], seed=4, solver="lcm").frames)
 
 
 def test_noise_of_a_row_comes_from_the_seed(small: Pipeline, photo: Image.Image) -> None:

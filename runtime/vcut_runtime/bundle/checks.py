@@ -93,6 +93,9 @@ def _check_schedules(manifest: Manifest) -> None:
             check_schedule(schedule, manifest)
         except ValueError as error:
             raise ValueError(f"the manifest's schedule {name!r} is impossible, {error}: {_AGAIN}") from None
+    for name in manifest.measurements:
+        if name not in manifest.schedules:
+            raise ValueError(f"the manifest has a measurement of the unknown schedule {name!r}: {_AGAIN}")
 
 
 def check_schedule(schedule: Schedule, manifest: Manifest) -> None:

@@ -112,6 +112,19 @@ class BiasSlice(_Record, frozen=True):
     channels: int
 
 
+class Measurement(_Record, frozen=True):
+    """What a named schedule was measured as: its PSNR to the converged video of this bundle, on unseen photographs."""
+
+    psnr: float  # dB, mean
+    low: float | None  # lower end of the mean's 95 % interval; None for a single photograph
+    images: int
+    seeds: int  # videos of an image
+    seconds: float  # of the step loop
+    device: str
+    backend: str
+    date: str
+
+
 class Manifest(_Record, frozen=True):
     """The whole of ``manifest.json``."""
 
@@ -130,6 +143,7 @@ class Manifest(_Record, frozen=True):
     guidance: Guidance
     scheduler: Scheduler
     schedules: dict[str, Schedule]  # by name; "vcut" is the default of a run
+    measurements: dict[str, Measurement]  # by schedule; those without one are untuned
     decode_chunk: int  # frames decoded at a time
     decode_overlap: int  # frames decoded on each side of a chunk and not kept
     deep_features: int  # channels of what full steps hand on to shallow steps; 0: the bundle has no shallow graphs

@@ -1,0 +1,185 @@
+"""The search of ``vcut tune``: the fastest schedule of a bundle whose error stays within a bound.
+
+What a schedule takes is known before it runs: the seconds of its steps add up. Only its error must be measured. So the
+search walks along the bound: more steps with less guidance, or fewer steps with more. What would take longer than the
+best schedule so far is never run, and neither is a shorter guided window than one that already failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vcut_bench.compiled import Progress
+from vcut_runtime import RunOptions
+from vcut_runtime.bundle.manifest import Manifest
+from vcut_runtime.run_plan import choose_schedule
+from vcut_runtime.schedule import QualityBias, Schedule, Solver, ays_sigmas
+
+MOST_STEPS = 30  # diffusers' usual 25, and some
+_MORE_STEPS = 2  # than a schedule needs that is never cut: windows then may be shorter
+_LATEST_START = 4  # of the guided window
+_SLOWER = 1.3  # than the fastest family without a cut: its windows cannot make up for more
+
+
+class Family(NamedTuple):
+    """Schedules that differ in their number of steps and in their guided window."""
+
+    grid: str
+    second: float | None  # noise level after the first step of Align Your Steps; None as published
+    solver: Solver
+    cache_interval: int
+
+    def options(self, manifest: Manifest, steps: int, **window: Any) -> RunOptions:
+        """Return the options of a schedule of this family; by default it is never cut."""
+        sigmas: Any = self.grid
+        if self.second is not None:
+            sigmas = ays_sigmas(manifest.scheduler, steps, self.second).tolist()
+        return RunOptions(
+            sigmas=sigmas,
+            num_inference_steps=steps,
+            solver=self.solver,
+            cache_interval=self.cache_interval,
+            **{"cut_step": "none", **window},
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A schedule, the options that make it, and the seconds that its steps take."""
+
+    title: str
+    options: RunOptions
+    schedule: Schedule
+    seconds: float
+
+
+@dataclass
+class Search:
+    """Finds schedules on the videos that it is given.
+
+    Attributes:
+        manifest: of the bundle.
+        step_seconds: what a step of each graph takes.
+        error: PSNR in dB of a schedule's video; called with the schedule and the video's number.
+        videos: number of videos, the seeds of an image one after the other.
+        seeds: videos of an image.
+        min_psnr: the bound in dB.
+        progress: called with what is done, done and total.
+    """
+
+    manifest: Manifest
+    step_seconds: Mapping[str, float]
+    error: Callable[[Schedule, int], float]
+    videos: int
+    seeds: int
+    min_psnr: float
+    progress: Progress = lambda stage, done, total: None
+    tried: dict[Schedule, Candidate] = field(default_factory=dict)
+    screened: dict[Schedule, float] = field(default_factory=dict)
+    best: float = float("inf")  # seconds of the fastest screened candidate that keeps the bound
+
+    def run(self) -> list[Candidate]:
+        """Return the candidates that may keep the bound, the fastest first."""
+        families = self._families()
+        steps: dict[Family, int] = {}
+        for done, family in enumerate(families):
+            self.progress("steps", done, len(families))
+            if (needed := self._fewest_steps(family)) is not None:
+                steps[family] = needed
+        self.progress("steps", len(families), len(families))
+        kept = [family for family in steps if self._whole(family, steps[family]).seconds <= _SLOWER * self.best]
+        grids = [(family, steps[family] + more) for more in range(_MORE_STEPS + 1) for family in kept]
+        for done, (family, count) in enumerate(grids):
+            self.progress("guided windows", done, len(grids))
+            self._shorten(family, count)
+        self.progress("guided windows", len(grids), len(grids))
+        near = [rows for rows, psnr in self.screened.items() if psnr >= self.min_psnr - 0.5]
+        return sorted((self.tried[rows] for rows in near), key=lambda candidate: candidate.seconds)
+
+    def front(self) -> list[Candidate]:
+        """Return the screened candidates that no other one beats in both time and error, the fastest first."""
+        order = sorted(self.screened, key=lambda rows: (self.tried[rows].seconds, -self.screened[rows]))
+        front, highest = [], -np.inf
+        for rows in order:
+            if self.screened[rows] > highest:
+                highest = self.screened[rows]
+                front.append(self.tried[rows])
+        return front
+
+    def candidate(self, title: str, options: RunOptions) -> Candidate:
+        """Return the candidate that ``options`` make."""
+        schedule = choose_schedule(self.manifest, options)
+        return Candidate(title, options, schedule, self.seconds(schedule))
+
+    def seconds(self, schedule: Schedule) -> float:
+        """Return what the steps of a schedule take."""
+        return sum(self.step_seconds[step.graph] for step in schedule)
+
+    def _families(self) -> list[Family]:
+        """Return all families, the most promising first, because what comes later has to be faster."""
+        intervals = [1, 2, 3] if self.manifest.deep_features else [1]
+        grids: list[tuple[str, float | None, Solver]] = [
+            *(("ays", second, "dpmpp-2m") for second in (30.0, 20.0, 54.5, 14.0, None)),
+            ("ays", None, "euler"),
+            ("karras", None, "dpmpp-2m"),
+            ("karras", None, "euler"),
+        ]
+        return [Family(*grid, interval) for interval in intervals for grid in grids]
+
+    def _whole(self, family: Family, steps: int) -> Candidate:
+        return self._window(family, steps, 1, steps + 1)
+
+    def _window(
+        self, family: Family, steps: int, first: int, cut: int, quality_bias: QualityBias = "mean"
+    ) -> Candidate:
+        grid = family.grid if family.second is None else f"{family.grid} from {family.second:g}"
+        title = f"{grid}, {steps} steps, {family.solver}, "
+        title += "all guided" if (first, cut) == (1, steps + 1) else f"guided {first} to {cut - 1}"
+        if family.cache_interval > 1:
+            title += f", cache interval {family.cache_interval}"
+        if quality_bias != "mean":
+            title += f", bias {quality_bias}"
+        window = {"guide_from": first, "cut_step": cut, "quality_bias": quality_bias}
+        return self.candidate(title, family.options(self.manifest, steps, **window))
+
+    def _fewest_steps(self, family: Family) -> int | None:
+        """Return the fewest steps with which a family keeps the bound, None if it takes too long."""
+        low, high = 2, MOST_STEPS
+        while high > low and self._whole(family, high).seconds > _SLOWER * self.best:
+            high -= 1
+        if self._whole(family, high).seconds > _SLOWER * self.best or not self._keeps(self._whole(family, high)):
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            if self._keeps(self._whole(family, middle)):
+                high = middle
+            else:
+                low = middle + 1
+        return high
+
+    def _shorten(self, family: Family, steps: int) -> None:
+        """Measure ever shorter guided windows, until they fail."""
+        for first in range(1, min(_LATEST_START, steps) + 1):
+            for cut in range(steps + 1, first, -1):
+                candidate = self._window(family, steps, first, cut)
+                if candidate.seconds >= self.best or self._keeps(candidate):
+                    continue
+                other = self._window(family, steps, first, cut, "cond")
+                if not self._keeps(other):
+                    break
+
+    def _keeps(self, candidate: Candidate) -> bool:
+        """Measure a candidate on the first seed of the first two images; tell whether it keeps the bound there."""
+        rows = candidate.schedule
+        self.tried.setdefault(rows, candidate)
+        if rows not in self.screened:
+            numbers = range(0, self.videos, self.seeds)[:2]
+            self.screened[rows] = float(np.mean([self.error(rows, number) for number in numbers]))
+        keeps = self.screened[rows] >= self.min_psnr
+        if keeps:
+            self.best = min(self.best, candidate.seconds)
+        return keeps

@@ -1,0 +1,19 @@
+"""The schedules that every bundle carries."""
+
+from __future__ import annotations
+
+from vcut_runtime.schedule import Scheduler, cut_step_of, karras_sigmas, make_schedule, named_schedules
+
+SVD = Scheduler(
+    sigma_min=0.002, sigma_max=700.0, rho=7.0, final_sigma=0.0, initial_noise_scale=(700.0**2 + 1) ** 0.5
+)  # stabilityai/stable-video-diffusion-img2vid-xt
+SIGMAS = karras_sigmas(SVD, 25)
+
+
+def test_every_bundle_has_the_papers_schedule_and_the_one_without_a_cut() -> None:
+    schedules = named_schedules(SVD, 25, 17)
+    assert list(schedules) == ["vcut", "exact", "balanced", "fast"]
+    assert schedules["vcut"] == make_schedule(SIGMAS, 17)
+    assert schedules["exact"] == make_schedule(SIGMAS, 26)
+    assert [(row.graph, row.bias) for row in schedules["exact"]] == [("semantic_binding", "both")] * 25
+    assert (cut_step_of(schedules["vcut"]), cut_step_of(schedules["exact"])) == (17, 26)
