@@ -179,19 +179,13 @@ def frechet(videos: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, An
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
     (mean_a, covariance_a), (mean_b, covariance_b) = _gaussian(a), _gaussian(b)
-    root = _root(covariance_a)
-    cross = np.trace(_root(root @ covariance_b @ root))
+    cross = np.sqrt(np.maximum(np.linalg.eigvals(covariance_a @ covariance_b).real, 0)).sum()  # the trace of its root
     return float(np.square(mean_a - mean_b).sum() + np.trace(covariance_a) + np.trace(covariance_b) - 2 * cross)
 
 
 def _gaussian(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = sums[0, 1:] / sums[0, 0]
     return mean, sums[1:, 1:] / sums[0, 0] - np.outer(mean, mean)
-
-
-def _root(matrix: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
 
 def _summary(videos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -24,10 +23,7 @@ class Training:
     AdamW trains the others.
 
     The learning rate rises over ``warmup`` steps, stays, and falls to nothing in the last three tenths, so a training
-    may be given more or fewer steps while it runs. In a process group every process takes its own part of each step,
-    the gradients are averaged, and the first process writes and shows everything.
-
-    ``averaged`` are modules with the moving average of the weights.
+    may be given more or fewer steps while it runs. ``averaged`` are modules with the moving average of the weights.
     """
 
     def __init__(
@@ -45,7 +41,6 @@ class Training:
         self.name, self.modules = name, modules
         self.steps, self.rate, self.warmup = steps, rate, warmup
         self.step, self.seconds = 0, 0.0
-        self.rank, self.processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self._average = AveragedModel(
             modules, avg_fn=lambda mean, new, n: mean + (new - mean) * (1 - min(average, (n + 1) / (n + 11)))
         )
@@ -75,13 +70,6 @@ class Training:
         share = min(1.0, (self.step + 1) / self.warmup, max(0.0, 1 - self.step / self.steps) / 0.3)
         self.modules.zero_grad(set_to_none=True)
         loss.backward()
-        if self.processes > 1:
-            gradients = [p.grad for p in self.modules.parameters() if p.grad is not None]
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            dist.all_reduce(flat)
-            means = (flat / self.processes).split([gradient.numel() for gradient in gradients])
-            for gradient, mean in zip(gradients, means, strict=True):
-                gradient.copy_(mean.view_as(gradient))
         norm = float(nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0))
         for p, view in self._matrices.items():
             view.grad = None if p.grad is None else p.grad.flatten(1)
@@ -102,13 +90,13 @@ class Training:
 
     def run(self, step: Callable[[], Values], every: int, report: Callable[[], Values]) -> None:
         """Call ``step()`` until all steps are done; every ``every`` of them, and at the end, ``report()`` and save."""
-        with progress_bars(self.rank > 0) as progress:
+        with progress_bars(quiet=False) as progress:
             while self.step < self.steps:
                 start = time.perf_counter()
                 values = step()
                 self.seconds += time.perf_counter() - start
                 progress(self.name, self.step, self.steps)
-                if self.rank == 0 and (self.step % every == 0 or self.step == self.steps):
+                if self.step % every == 0 or self.step == self.steps:
                     with torch.no_grad():
                         values |= report()
                     line = {"step": self.step, "seconds": round(self.seconds, 1)}

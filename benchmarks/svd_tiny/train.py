@@ -1,6 +1,6 @@
 """Train `svd-tiny` as SVD was trained, in two parts that can stop at any time and go on with the same command.
 
-    python -m svd_tiny.train --work WORK [--output FOLDER] [--vae-steps 1700] [--unet-steps 2500] [--processes 2]
+    python -m svd_tiny.train --work WORK [--output FOLDER] [--vae-steps 1700] [--unet-steps 2500]
 
 WORK keeps what goes on, and the logs ``vae.jsonl`` and ``unet.jsonl`` with the curves; FOLDER becomes a diffusers
 checkpoint with fp16 weights, which every command takes as ``--model FOLDER``. The photographs come from packages, see
@@ -9,8 +9,6 @@ checkpoint with fp16 weights, which every command takes as ``--model FOLDER``. T
 
 from __future__ import annotations
 
-import ctypes
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,15 +26,9 @@ def train(
     *,
     vae_steps: int = VAE_STEPS,
     unet_steps: int = UNET_STEPS,
-    processes: int = 2,
     seed: int = 0,
 ) -> None:
-    """Train, or go on training, and write the checkpoint to ``output``.
-
-    The VAE trains in this process, the UNet in ``processes`` of one thread each, which take part in every step.
-    """
-    from torch import multiprocessing
-
+    """Train, or go on training, and write the checkpoint to ``output``."""
     from svd_tiny.photos import PHOTOS, load
     from svd_tiny.train_unet import train_unet
     from svd_tiny.train_vae import latent_scale, train_vae
@@ -44,36 +36,11 @@ def train(
     for photo in PHOTOS:
         load(photo.name)  # what is missing is said at once
     work.mkdir(parents=True, exist_ok=True)
-    keep_memory()
     vae = train_vae(work, vae_steps, min(300, vae_steps), seed)
     scale = latent_scale(vae)
-    with tempfile.TemporaryDirectory() as meeting:
-        arguments = (processes, f"file://{meeting}/point", work, vae, scale, unet_steps, seed)
-        multiprocessing.spawn(_train_unet, arguments, processes)
-    unet, image_encoder = train_unet(work, vae, scale, unet_steps, seed)
+    unet, image_encoder = train_unet(work, vae, scale, unet_steps, seed).values()
     if output is not None:
         write_checkpoint(output, {"vae": vae, "unet": unet, "image_encoder": image_encoder}, scale)
-
-
-def keep_memory() -> None:
-    """Keep freed memory in this process: giving pages back and getting them again took a tenth of a step."""
-    for option, value in ((-3, 1 << 30), (-1, 2**31 - 1)):  # mmap and trim thresholds of glibc
-        getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(option, value)
-
-
-def _train_unet(
-    rank: int, processes: int, meeting: str, work: Path, vae: Any, scale: float, steps: int, seed: int
-) -> None:
-    import torch
-    import torch.distributed as dist
-
-    from svd_tiny.train_unet import train_unet
-
-    torch.set_num_threads(1)
-    keep_memory()
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
-    train_unet(work, vae, scale, steps, seed)
-    dist.destroy_process_group()
 
 
 def write_checkpoint(output: Path, components: dict[str, torch.nn.Module], scale: float) -> None:
@@ -101,11 +68,10 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Write a diffusers checkpoint here.")] = None,
     vae_steps: Annotated[int, typer.Option(min=1, help="Steps of the VAE.")] = VAE_STEPS,
     unet_steps: Annotated[int, typer.Option(min=1, help="Steps of UNet and image encoder.")] = UNET_STEPS,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that train the UNet, a core each.")] = 2,
     seed: Annotated[int, typer.Option(help="Of weights, clips and noise.")] = 0,
 ) -> None:
     """Train svd-tiny, or go on training it."""
-    train(work, output, vae_steps=vae_steps, unet_steps=unet_steps, processes=processes, seed=seed)
+    train(work, output, vae_steps=vae_steps, unet_steps=unet_steps, seed=seed)
 
 
 if __name__ == "__main__":
