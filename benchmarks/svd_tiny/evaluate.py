@@ -27,7 +27,9 @@ from svd_tiny.train_vae import pixels
 from vcut_bench import metrics
 from vcut_bench.compiled import Progress, Setting, open_bundles, sweep
 from vcut_bench.provenance import about, provenance
+from vcut_bench.reference import draw
 from vcut_bench.results import OUTPUT, deliver
+from vcut_bench.takes import Takes
 from vcut_runtime import Pipeline
 from vcut_runtime.errors import UsageError
 from vcut_runtime.terminal import QUIET, progress_bars, run_app
@@ -196,14 +198,15 @@ def _measure_clip(task: tuple[tuple[Kind, ...], int]) -> dict[Any, dict[str, Any
     kinds, index = task
     source = clip(_FIRST_CLIP + index, "held-out")
     videos: dict[Any, dict[str, Any]] = {"truth": describe(source.frames, source.frames, source.frames)}
-    options = {"fps": source.fps, "motion_bucket_id": source.motion_bucket_id}
+    conditions = {"fps": source.fps, "motion_bucket_id": source.motion_bucket_id}
     for kind in kinds:
         settings: list[Setting] = [(None, None), *(("mean", cut) for cut in kind.cut_steps)]
         pipeline = _pipeline(kind)
-        steps, full = pipeline.manifest.steps, None
-        for (_, cut), frames in sweep(pipeline, source.frames[0], index, settings, steps, options=options):
-            full = frames if full is None else full
-            videos[kind.name, cut or "none"] = describe(frames, source.frames, full)
+        manifest = pipeline.manifest
+        takes = Takes(pipeline, source.frames[0], *draw(manifest, index), **conditions)
+        made = {cut or "none": frames for (_, cut), frames in sweep(takes, manifest, settings, manifest.steps)}
+        for cut, frames in made.items():
+            videos[kind.name, cut] = describe(frames, source.frames, made["none"])
     return videos
 
 

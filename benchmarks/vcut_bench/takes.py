@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 
@@ -34,15 +35,20 @@ class Takes:
         image: uint8 [H, W, 3] of the bundle's size.
         noise: standard normal [1, 3, H, W], for the noise augmentation.
         latents: standard normal [1, F, C, h, w].
+        conditions: options of every video, such as ``motion_bucket_id``.
     """
 
-    def __init__(self, pipeline: Pipeline, image: np.ndarray, noise: np.ndarray, latents: np.ndarray) -> None:
+    def __init__(
+        self, pipeline: Pipeline, image: np.ndarray, noise: np.ndarray, latents: np.ndarray, **conditions: Any
+    ) -> None:
         self._manifest, self._backend, self._latents = pipeline.manifest, pipeline.backend, latents
-        options = RunOptions()
+        options = RunOptions(**conditions)
         plan = plan_run(self._manifest, options, self._backend.max_decode_chunk())
         self._run = VideoRun(self._manifest, self._backend, plan, np.random.default_rng(0), lambda *_: None)
         self._run.condition(load_image(image, plan.sizes.height, plan.sizes.width, options.fit), noise)
-        self._conditioned = {name: self._backend.download(value) for name, value in self._run.conditioned.items()}
+        self._conditioned = {
+            name: np.array(self._backend.download(value)) for name, value in self._run.conditioned.items()
+        }
         self._last: Schedule = ()
         self._states: dict[int, State] = {}
 
