@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from vcut_bench import cli as bench
+from vcut_bench.tune import tune_command
 from vcut_engines.cli import build_command
 from vcut_export.cli import export_command
 from vcut_runtime import cli, schedule
@@ -27,18 +28,15 @@ BENCHMARKS = ("macs", "latency", "memory", "fidelity", "report")
 
 def options(command: str) -> set[str]:
     """Every option that a command takes."""
-    app = typer.Typer(add_completion=False)
-    app.command()(export_command)
+    single = {"export": export_command, "build": build_command, "tune": tune_command}
+    commands = {}
+    for name, function in single.items():
+        app = typer.Typer(add_completion=False)
+        app.command()(function)
+        commands[name] = typer.main.get_command(app)
     group: Any = typer.main.get_command(cli.app)
-    building = typer.Typer(add_completion=False)
-    building.command()(build_command)
     benchmarks: Any = typer.main.get_command(bench.app)
-    commands = {
-        "export": typer.main.get_command(app),
-        "build": typer.main.get_command(building),
-        **{f"bench {name}": command for name, command in benchmarks.commands.items()},
-        **group.commands,
-    }
+    commands |= {**{f"bench {name}": command for name, command in benchmarks.commands.items()}, **group.commands}
     parameters = commands[command].params
     return {option for p in parameters for option in (*p.opts, *p.secondary_opts)} | {"--help"}
 

@@ -1,8 +1,10 @@
 """What the trained `svd-tiny` does on clips of held-out photographs: motion, guidance, and the cost of parts left out.
 
     python -m svd_tiny.evaluate FOLDED REMOVED [--clips 36] [--jobs 2] [-o RESULT.json]
+    python -m svd_tiny.evaluate FOLDED --schedules balanced,fast [--clips 36]
 
-FOLDED and REMOVED are bundles of `svd-tiny`, exported with ``--tca fold`` and ``--tca remove``. Each setting animates
+FOLDED and REMOVED are bundles of `svd-tiny`, exported with ``--tca fold`` and ``--tca remove``. Named schedules are
+measured beside the never-cut video of 25 steps, which is diffusers'. Each setting animates
 the first frame of each clip, with the clip's own ``motion_bucket_id`` and fps, and from the same noise. The video is
 compared with the clip, which is one of many that the first frame allows.
 """
@@ -26,6 +28,7 @@ from svd_tiny.photos import names
 from svd_tiny.train_vae import pixels
 from vcut_bench import metrics
 from vcut_bench.compiled import Progress, Setting, open_bundles, sweep
+from vcut_bench.latency import parse_names
 from vcut_bench.provenance import about, provenance
 from vcut_bench.reference import draw
 from vcut_bench.results import OUTPUT, deliver
@@ -48,6 +51,7 @@ class Kind:
     bundle: Path
     sca: bool
     cut_steps: tuple[int, ...]
+    schedules: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -55,6 +59,7 @@ def evaluate(
     *,
     clips: int = 36,
     motion_clips: int = 12,
+    schedules: Sequence[str] = (),
     jobs: int = 2,
     progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
@@ -66,6 +71,7 @@ def evaluate(
         * ``curves``: for each model and cut step the mean, standard deviation and 95 % interval of each metric.
         * ``truth``: the metrics of the clips themselves.
         * ``motion``: optical flow by ``motion_bucket_id``.
+        * ``schedules``: the metrics of named schedules. With these, nothing but the never-cut video is measured beside.
 
         ``truth_psnr`` compares a video with the clip, ``full_psnr`` with the same model's never-cut video, and
         ``input_psnr`` its first frame with the input, all in dB. ``consistency`` is the PSNR in dB of each frame
@@ -77,14 +83,21 @@ def evaluate(
         UsageError: the bundles are not one with each ``tca``.
     """
     opened = open_bundles(bundles)
-    if set(opened) != {"fold", "remove"}:
-        raise UsageError("give two bundles, exported with --tca fold and --tca remove")
+    if set(opened) != ({"fold"} if schedules else {"fold", "remove"}):
+        raise UsageError(
+            "give two bundles, exported with --tca fold and --tca remove; with --schedules the first alone"
+        )
     manifest = opened["fold"].manifest
-    kinds = (
-        Kind("TCA folded", opened["fold"].root, True, tuple(range(2, manifest.steps + 1))),
-        Kind("TCA removed", opened["remove"].root, True, FEW),
-        Kind("SCA zeroed", opened["fold"].root, False, FEW),
-    )
+    if schedules:
+        if unknown := set(schedules) - set(manifest.schedules):
+            raise UsageError(f"unknown schedule {min(unknown)!r}: choose {', '.join(manifest.schedules)}")
+        kinds, motion_clips = (Kind("TCA folded", opened["fold"].root, True, (), tuple(schedules)),), 0
+    else:
+        kinds = (
+            Kind("TCA folded", opened["fold"].root, True, tuple(range(2, manifest.steps + 1))),
+            Kind("TCA removed", opened["remove"].root, True, FEW),
+            Kind("SCA zeroed", opened["fold"].root, False, FEW),
+        )
     measured, moved = [], []
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         for videos in pool.map(_measure_clip, [(kinds, i) for i in range(clips)]):
@@ -94,11 +107,12 @@ def evaluate(
             moved.append(flows)
             progress("motion", len(moved), motion_clips)
     truth = [videos["truth"] for videos in measured]
-    curves = []
-    for kind in kinds:
-        for cut in ("none", *kind.cut_steps):
-            own = [videos[kind.name, cut] for videos in measured]
-            curves.append({"model": kind.name, "cut_step": cut, **_summary(own), "frechet": frechet(own, truth)})
+
+    def row(kind: Kind, setting: int | str) -> dict[str, Any]:
+        own = [videos[kind.name, setting] for videos in measured]
+        return {"model": kind.name, **_summary(own), "frechet": frechet(own, truth)}
+
+    curves = [{"cut_step": cut, **row(kind, cut)} for kind in kinds for cut in ("none", *kind.cut_steps)]
     return {
         "benchmark": "tiny",
         **provenance("svd_tiny.evaluate"),
@@ -107,6 +121,7 @@ def evaluate(
         "clips": clips,
         "photographs": names("held-out"),
         "curves": curves,
+        "schedules": [{"schedule": name, **row(kind, name)} for kind in kinds for name in kind.schedules],
         "truth": _summary(truth),
         "motion": [
             {
@@ -114,7 +129,7 @@ def evaluate(
                 "displacement": round(bucket / 255 * FASTEST, 3),
                 **{key: metrics.summarize([[flows[bucket][key]] for flows in moved]) for key in ("flow", "change")},
             }
-            for bucket in BUCKETS
+            for bucket in (BUCKETS if moved else ())
         ],
     }
 
@@ -205,8 +220,9 @@ def _measure_clip(task: tuple[tuple[Kind, ...], int]) -> dict[Any, dict[str, Any
         manifest = pipeline.manifest
         takes = Takes(pipeline, source.frames[0], *draw(manifest, index), **conditions)
         made = {cut or "none": frames for (_, cut), frames in sweep(takes, manifest, settings, manifest.steps)}
-        for cut, frames in made.items():
-            videos[kind.name, cut] = describe(frames, source.frames, made["none"])
+        made |= {name: takes.frames(manifest.schedules[name]) for name in kind.schedules}
+        for setting, frames in made.items():
+            videos[kind.name, setting] = describe(frames, source.frames, made["none"])
     return videos
 
 
@@ -251,16 +267,23 @@ def _vae() -> Any:
 
 
 def main(
-    bundles: Annotated[list[Path], typer.Argument(help="Two, of --tca fold and --tca remove.", show_default=False)],
+    bundles: Annotated[
+        list[Path],
+        typer.Argument(help="Two, of --tca fold and --tca remove; with --schedules the first.", show_default=False),
+    ],
     clips: Annotated[int, typer.Option(min=2, help="Clips of held-out photographs.")] = 36,
     motion_clips: Annotated[int, typer.Option(min=2, help="Of these, clips whose motion is asked for.")] = 12,
+    schedules: Annotated[str, typer.Option(help="Named schedules of the bundle, such as balanced,fast.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread.")] = 2,
     output: Annotated[Path | None, OUTPUT] = None,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Measure what svd-tiny does on held-out photographs, and print the result as JSON."""
     with progress_bars(quiet) as progress:
-        result = evaluate(bundles, clips=clips, motion_clips=motion_clips, jobs=jobs, progress=progress)
+        names = parse_names(schedules or "none")
+        result = evaluate(
+            bundles, clips=clips, motion_clips=motion_clips, schedules=names, jobs=jobs, progress=progress
+        )
     deliver(result, output, json=True)
 
 

@@ -149,6 +149,8 @@ def _by_cut_step(result: Result) -> Iterable[Chart]:
 
 
 def _tiny(result: Result) -> Iterable[Chart]:
+    if not result["motion"]:  # schedules were measured, not cut steps
+        return
     yield from _by_cut_step(result)
     flow, asked = [], []
     for point in result["motion"]:

@@ -46,9 +46,7 @@ class Takes:
         plan = plan_run(self._manifest, options, self._backend.max_decode_chunk())
         self._run = VideoRun(self._manifest, self._backend, plan, np.random.default_rng(0), lambda *_: None)
         self._run.condition(load_image(image, plan.sizes.height, plan.sizes.width, options.fit), noise)
-        self._conditioned = {
-            name: np.array(self._backend.download(value)) for name, value in self._run.conditioned.items()
-        }
+        self._conditioned = {name: self._backend.download(value) for name, value in self._run.conditioned.items()}
         self._last: Schedule = ()
         self._states: dict[int, State] = {}
 
@@ -66,8 +64,7 @@ class Takes:
         self._run.conditioned = {name: self._backend.upload(value) for name, value in self._conditioned.items()}
 
         def remember(step: Step, state: State) -> None:
-            kept = State(state.done, np.array(state.latents), np.array(state.previous_denoised))
-            self._states[state.done] = kept
+            self._states[state.done] = state
 
         self._last = schedule
         return self._run.decode(self._run.denoise(schedule, start, remember))

@@ -39,6 +39,7 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     rows = [["held-out clips", "", *_cells(result["truth"])]]
     for curve in result["curves"]:
         rows.append([curve["model"], str(curve["cut_step"]), *_cells(curve)])
+    rows += [[row["model"], row["schedule"], *_cells(row)] for row in result.get("schedules", ())]
     note = (
         f"Means ± standard deviation over {result['clips']} clips of held-out photographs "
         f"({', '.join(result['photographs'])}). PSNR in dB: to the never-cut video, to the clip, of the first frame to "
@@ -56,8 +57,13 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
         for point in result["motion"]
     ]
     heads = [head for _, head, _ in _COLUMNS]
-    return [
-        Numbers("Videos of held-out photographs", ["model", "cut step", *heads, "Fréchet"], rows, note),
+    tables = [
+        Numbers(
+            "Videos of held-out photographs",
+            ["model", "schedule" if result.get("schedules") else "cut step", *heads, "Fréchet"],
+            rows,
+            note,
+        ),
         Numbers(
             "Motion",
             ["motion_bucket_id", "asked for", "optical flow", "change"],
@@ -65,6 +71,7 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
             "Asked for and flow: pixels per frame. Change between frames: levels of 255.",
         ),
     ]
+    return [table for table in tables if table.rows]
 
 
 def fill_card(card: str, results: Path = RESULTS) -> str:

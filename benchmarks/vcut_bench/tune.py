@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,7 +39,7 @@ from vcut_runtime.images import Fit
 from vcut_runtime.schedule import Bias, Schedule, Step
 from vcut_runtime.terminal import JSON, QUIET, progress_bars
 
-_FINALISTS, _SHOWN = 12, 6
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,7 @@ def measure(
             errors.converged(number)
         progress("converged videos", len(videos), len(videos))
         search = Search(manifest, seconds, errors.psnr, len(searched), len(seeds), options.min_psnr, progress=progress)
-        near = search.run()
-        chosen = _choose(search, near, lambda rows: _summary(errors, rows, searched, len(seeds)), progress)
+        chosen = search.run()
         own = [search.candidate(f"schedule {name}", RunOptions(schedule=name)) for name in manifest.schedules]
         shown = {c.schedule: c for c in [*_spread(search.front()), *own, *([chosen] if chosen else [])]}
         rows = []
@@ -269,20 +268,6 @@ def _step_seconds(pipeline: Pipeline, image: InputImage, progress: Progress) -> 
         seconds[graph.name] = max((statistics.median(times) - full) / 2, 1e-6)
     progress("time of a step", len(graphs), len(graphs))
     return seconds
-
-
-def _choose(
-    search: Search, near: Sequence[Candidate], summary: Callable[[Schedule], Mapping[str, Any]], progress: Progress
-) -> Candidate | None:
-    """Return the fastest candidate whose interval lies above the bound, on all photographs of the search."""
-    for done, candidate in enumerate(near):
-        progress("finalists", done, len(near))
-        psnr = summary(candidate.schedule)
-        if (psnr["mean"] if psnr["low"] is None else psnr["low"]) >= search.min_psnr:
-            progress("finalists", len(near), len(near))
-            return candidate
-    progress("finalists", len(near), len(near))
-    return None
 
 
 def _spread(front: Sequence[Candidate]) -> list[Candidate]:

@@ -3,17 +3,22 @@
 What a schedule takes is known before it runs: the seconds of its steps add up. Only its error must be measured. So the
 search walks along the bound: more steps with less guidance, or fewer steps with more. What would take longer than the
 best schedule so far is never run, and neither is a shorter guided window than one that already failed.
+
+Candidates are screened on one video of each of two photographs. Photographs differ by several dB, and they do so by
+much the same for every schedule. So one schedule is measured on all photographs first. It says how far the screening
+must lie above the bound for the interval over all photographs to lie above it too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vcut_bench.compiled import Progress
+from vcut_bench.metrics import summarize
 from vcut_runtime import RunOptions
 from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.run_plan import choose_schedule
@@ -22,6 +27,7 @@ from vcut_runtime.schedule import QualityBias, Schedule, Solver, ays_sigmas
 MOST_STEPS = 30  # diffusers' usual 25, and some
 _MORE_STEPS = 2  # than a schedule needs that is never cut: windows then may be shorter
 _LATEST_START = 4  # of the guided window
+_NEAR = 0.3  # dB below the target, where finalists may still be better on all photographs
 _SLOWER = 1.3  # than the fastest family without a cut: its windows cannot make up for more
 
 
@@ -80,11 +86,13 @@ class Search:
     progress: Progress = lambda stage, done, total: None
     tried: dict[Schedule, Candidate] = field(default_factory=dict)
     screened: dict[Schedule, float] = field(default_factory=dict)
-    best: float = float("inf")  # seconds of the fastest screened candidate that keeps the bound
+    target: float = 0.0  # what the screening must reach
+    best: float = float("inf")  # seconds of the fastest screened candidate that reaches it
 
-    def run(self) -> list[Candidate]:
-        """Return the candidates that may keep the bound, the fastest first."""
+    def run(self) -> Candidate | None:
+        """Return the fastest candidate whose interval over all photographs lies above the bound, None without one."""
         families = self._families()
+        self._calibrate(families[0])
         steps: dict[Family, int] = {}
         for done, family in enumerate(families):
             self.progress("steps", done, len(families))
@@ -97,8 +105,13 @@ class Search:
             self.progress("guided windows", done, len(grids))
             self._shorten(family, count)
         self.progress("guided windows", len(grids), len(grids))
-        near = [rows for rows, psnr in self.screened.items() if psnr >= self.min_psnr - 0.5]
-        return sorted((self.tried[rows] for rows in near), key=lambda candidate: candidate.seconds)
+        near = [self.tried[rows] for rows, psnr in self.screened.items() if psnr >= self.target - _NEAR]
+        return self._fastest(sorted(near, key=lambda candidate: candidate.seconds))
+
+    def summary(self, schedule: Schedule) -> dict[str, Any]:
+        """Return mean and 95 % interval of a schedule's PSNR over all photographs."""
+        values = [self.error(schedule, number) for number in range(self.videos)]
+        return summarize([values[i : i + self.seeds] for i in range(0, self.videos, self.seeds)])
 
     def front(self) -> list[Candidate]:
         """Return the screened candidates that no other one beats in both time and error, the fastest first."""
@@ -129,6 +142,27 @@ class Search:
             ("karras", None, "euler"),
         ]
         return [Family(*grid, interval) for interval in intervals for grid in grids]
+
+    def _calibrate(self, family: Family) -> None:
+        """Set ``target`` by a schedule that is screened near the bound, and forget what it ruled out."""
+        self.target = self.min_psnr
+        steps = self._fewest_steps(family) or MOST_STEPS
+        rows = self._whole(family, steps).schedule
+        self.target += self.screened[rows] - _least(self.summary(rows))
+        self.best = float("inf")
+
+    def _fastest(self, near: Sequence[Candidate]) -> Candidate | None:
+        """Return the first that keeps the bound on all photographs. One that is below it on the first half is left."""
+        half = range(0, max(1, self.videos // 2))
+        for done, candidate in enumerate(near):
+            self.progress("finalists", done, len(near))
+            if np.mean([self.error(candidate.schedule, number) for number in half]) < self.min_psnr:
+                continue
+            if _least(self.summary(candidate.schedule)) >= self.min_psnr:
+                self.progress("finalists", len(near), len(near))
+                return candidate
+        self.progress("finalists", len(near), len(near))
+        return None
 
     def _whole(self, family: Family, steps: int) -> Candidate:
         return self._window(family, steps, 1, steps + 1)
@@ -173,13 +207,18 @@ class Search:
                     break
 
     def _keeps(self, candidate: Candidate) -> bool:
-        """Measure a candidate on the first seed of the first two images; tell whether it keeps the bound there."""
+        """Screen a candidate: the first seed of the first two images. Tell whether it reaches the target."""
         rows = candidate.schedule
         self.tried.setdefault(rows, candidate)
         if rows not in self.screened:
             numbers = range(0, self.videos, self.seeds)[:2]
             self.screened[rows] = float(np.mean([self.error(rows, number) for number in numbers]))
-        keeps = self.screened[rows] >= self.min_psnr
+        keeps = self.screened[rows] >= self.target
         if keeps:
             self.best = min(self.best, candidate.seconds)
         return keeps
+
+
+def _least(psnr: Mapping[str, Any]) -> float:
+    """Return the lower end of the interval; of one photograph, which has none, the mean."""
+    return psnr["mean"] if psnr["low"] is None else psnr["low"]

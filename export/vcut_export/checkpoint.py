@@ -39,7 +39,8 @@ class Checkpoint:
         revision: hub commit, or the fingerprint of a local folder.
         folder: diffusers folder with the files seen so far, or None for random weights.
         seed: seed of random weights, or None for real ones.
-        defaults: height, width, precision and operators that the model is normally compiled with.
+        defaults: height, width, precision and operators that the model is normally compiled with, and what its named
+            schedules were measured as with them.
     """
 
     id: str
@@ -93,7 +94,7 @@ def resolve(model: str, *, revision: str | None = None, random_weights: bool = F
         defaults = {key: preset[key] for key in ("height", "width", "precision", "operators")}
         if "folder" in preset and not random_weights:
             folder = Path(str(resources.files("vcut_export").joinpath(preset["folder"])))
-            configs = _read_configs(folder)
+            configs, defaults["measurements"] = _read_configs(folder), preset.get("measurements", {})
             return _checked(Checkpoint(model, configs, None, _contents(folder), folder, None, defaults))
         if random_weights or "hub" not in preset:
             configs = {component: preset[component] for component in CONFIG_FILES}

@@ -21,6 +21,7 @@ from vcut_runtime.bundle.manifest import (
     GraphEntry,
     Guidance,
     Manifest,
+    Measurement,
     Model,
     Precision,
     encoder_size,
@@ -125,7 +126,7 @@ def make_manifest(
         guidance=Guidance(min=1.0, max=3.0),
         scheduler=scheduler,
         schedules=named_schedules(scheduler, options.steps, options.cut_step),
-        measurements={},
+        measurements=_measurements(plan),
         decode_chunk=geometry.decode_chunk,
         decode_overlap=plan.decode_overlap,
         deep_features=geometry.deep_features,
@@ -142,8 +143,16 @@ def make_manifest(
         manifest,
         engines=engines,
         schedules={**manifest.schedules, **{name: old.schedules[name] for name in tuned}},
-        measurements=dict(tuned),
+        measurements={**manifest.measurements, **tuned},
     )
+
+
+def _measurements(plan: Plan) -> dict[str, Measurement]:
+    """Return what the named schedules were measured as, if the model is compiled as it was then."""
+    defaults, options = plan.checkpoint.defaults, plan.options
+    if any(getattr(options, name) != defaults.get(name) for name in ("height", "width", "precision")):
+        return {}
+    return msgspec.convert(defaults.get("measurements", {}), dict[str, Measurement])
 
 
 def _same_graph(old: Manifest, new: Manifest) -> Callable[[str], bool]:

@@ -49,7 +49,7 @@ class RunOptions:
     )
     solver: Solver = option(
         "euler",
-        "euler (diffusers' default), dpmpp-2m (DPM-Solver++ 2M), or lcm (for AnimateLCM-SVD; without guidance).",
+        "Sampler: euler (diffusers'), dpmpp-2m (DPM-Solver++ 2M), or lcm (for AnimateLCM-SVD; without guidance).",
     )
     guide_from: int = option(1, "First guided step, 1-based. The steps before it are conditional only.")
     cut_step: CutStep | None = option(

@@ -246,7 +246,7 @@ def test_named_schedules_and_several_photographs(small_bundle: Path, tmp_path: P
     result = measure(small_bundle, log, start, schedules=["fast", "fast"], image=tmp_path, repeats=2)
     assert jobs[0].images == (str(tmp_path / "a.png"), str(tmp_path / "b.png"))
     assert (result["images"], result["schedules"]) == (2, ["fast"])
-    assert result["configurations"]["vcut fast"]["title"] == "vcut, fast: 7 steps, 12 evaluations"
+    assert result["configurations"]["vcut fast"]["title"] == "vcut, fast: 7 steps, 11 evaluations"
     assert [number for side, number in numbers if side == "diffusers"] == [0, 1] * 2
     everything = measure(small_bundle, [], lambda job: FakeProcess(job, []), schedules=None, repeats=1)
     assert [name for name in everything["configurations"] if name.startswith("vcut ")] == [

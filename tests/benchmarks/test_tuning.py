@@ -43,30 +43,44 @@ def work(schedule: Schedule) -> float:
 @pytest.mark.parametrize("bound", [38.0, 42.0, 46.0])
 def test_it_finds_a_schedule_that_leaves_out_the_guidance_that_does_nothing(bound: float) -> None:
     runs: list[Schedule] = []
-    found = search(bound, runs=runs).run()
-    fastest = next(candidate for candidate in found if formula(candidate.schedule) >= bound)
+    fastest = search(bound, runs=runs).run()
+    assert fastest is not None
+    assert formula(fastest.schedule) + 0.15 >= bound  # the mean over seeds
     assert fastest.seconds == work(fastest.schedule)
     assert any(step.coefficients[2] for step in fastest.schedule)
     assert any(step.bias != "both" for step in fastest.schedule)
     whole = min(2.0 * steps for steps in range(2, MOST_STEPS + 1) if 45 - 10 * math.log10(50.0 / steps**2) >= bound)
     assert fastest.seconds < whole
     assert len(set(runs)) < 150
-    assert len(runs) <= 2 * len(set(runs))  # the first seed of two images, once each
+    assert len(runs) <= 3 * len(set(runs))  # two videos of each, and all of a few
 
 
-def test_candidates_come_the_fastest_first_and_the_front_rises() -> None:
+def test_the_front_rises() -> None:
     tuned = search(42.0)
-    found = tuned.run()
-    assert [candidate.seconds for candidate in found] == sorted(candidate.seconds for candidate in found)
-    assert all(tuned.screened[candidate.schedule] >= 41.5 for candidate in found)
+    chosen = tuned.run()
+    assert chosen is not None
     front = tuned.front()
     errors = [tuned.screened[candidate.schedule] for candidate in front]
     assert errors == sorted(errors)
     assert [candidate.seconds for candidate in front] == sorted(candidate.seconds for candidate in front)
+    assert tuned.screened[chosen.schedule] >= tuned.target - 0.3
+
+
+def test_photographs_that_are_harder_than_the_screened_ones_raise_the_target() -> None:
+    """The third photograph is 2 dB worse with every schedule, so the interval's lower end is lower by its share."""
+    easy, hard = search(42.0), search(42.0)
+    hard.videos, hard.error = 6, lambda schedule, number: formula(schedule, number) - (2.0 if number >= 4 else 0.0)
+    chosen = hard.run()
+    easy.run()
+    assert chosen is not None
+    assert hard.target > easy.target + 0.5
+    assert hard.summary(chosen.schedule)["low"] >= 42.0
 
 
 def test_a_title_says_what_the_options_make() -> None:
-    for candidate in search(42.0).run():
+    tuned = search(42.0)
+    tuned.run()
+    for candidate in tuned.tried.values():
         assert f"{len(candidate.schedule)} steps" in candidate.title
         if "from" in candidate.title.split(",")[0]:
             second = float(candidate.title.split(",")[0].split("from ")[1])
@@ -81,4 +95,4 @@ def test_shallow_steps_are_tried_where_the_bundle_has_them() -> None:
 
 
 def test_a_bound_that_nothing_keeps_finds_nothing() -> None:
-    assert search(90.0).run() == []
+    assert search(90.0).run() is None

@@ -103,8 +103,8 @@ class OnnxRuntimeBackend:
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._device, 0)
 
     def download(self, value: Any) -> np.ndarray:
-        """Return an ``OrtValue`` as an array."""
-        return value.numpy()
+        """Return an ``OrtValue`` as an array of its own: it outlives the value, and changing it changes no video."""
+        return np.array(value.numpy())
 
     def run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run ``graph``; outputs stay on the device.

@@ -17,15 +17,17 @@ class Quick(NamedTuple):
     Attributes:
         steps: number of denoising steps.
         second: noise level after the first step, see ``ays_sigmas``.
+        guide_from: the first guided step.
         cut_below: the cut is the first step at or below this noise level.
     """
 
     steps: int
     second: float
+    guide_from: int
     cut_below: float
 
 
-QUICK = {"balanced": Quick(8, 20.0, 0.1), "fast": Quick(7, 20.0, 0.5)}
+QUICK = {"balanced": Quick(8, 20.0, 1, 0.5), "fast": Quick(7, 30.0, 2, 0.5)}
 
 
 def named_schedules(scheduler: Scheduler, steps: int, cut_step: int) -> dict[str, Schedule]:
@@ -44,4 +46,5 @@ def named_schedules(scheduler: Scheduler, steps: int, cut_step: int) -> dict[str
 
 def _quick(scheduler: Scheduler, quick: Quick) -> Schedule:
     sigmas = ays_sigmas(scheduler, quick.steps, quick.second)
-    return make_schedule(sigmas, cut_step_at(sigmas, quick.cut_below), solver="dpmpp-2m")
+    cut_step = cut_step_at(sigmas, quick.cut_below)
+    return make_schedule(sigmas, cut_step, guide_from=quick.guide_from, solver="dpmpp-2m")
