@@ -88,7 +88,10 @@ def share(macs: Mapping[str, int], steps: Mapping[str, int], seconds: float, lim
 def _onnxruntime_matmul(a: np.ndarray, b: np.ndarray, threads: int) -> Callable[[], Any]:
     """Return ONNX Runtime's own product, which is the faster one on some CPUs."""
     import onnx
-    import onnxruntime as ort
+
+    from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
+
+    ort = load_onnxruntime()
 
     model = onnx.parser.parse_model(f"""
         <ir_version: 10, opset_import: ["" : 20]>

@@ -89,7 +89,10 @@ def export_unet(unet: Any, reference: Reference, folder: Path) -> Path:
 
 def _onnxruntime(path: Path, device: str, threads: int) -> tuple[Run, str]:
     import numpy as np
-    import onnxruntime as ort
+
+    from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
+
+    ort = load_onnxruntime()
 
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
     if provider not in ort.get_available_providers():

@@ -9,11 +9,13 @@ import pytest
 
 import models
 from models import planned
-from vcut_export import resolve
+from vcut_export import ExportOptions, resolve
+from vcut_export import plan as plan_module
 from vcut_export.checkpoint import Checkpoint
 from vcut_export.plan import make_manifest, make_plan
 from vcut_runtime import UsageError
 from vcut_runtime.bundle.geometry import SizeRange
+from vcut_runtime.schedule.named import QUICK
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +137,15 @@ def test_impossible_ranges_are_refused(tiny: Checkpoint, options: Any, says: str
     with pytest.raises(UsageError, match=says) as caught:
         planned(tiny, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_measured_schedules_are_those_of_svd_tiny_as_it_was_measured() -> None:
+    """Random weights, another precision or another size have not been measured."""
+    measured = plan_module._measurements(make_plan(resolve("svd-tiny")))
+    assert set(measured) == set(QUICK)
+    assert measured["balanced"].psnr >= 36
+    assert measured["fast"].psnr >= 33
+    for model, options in (("svd-tiny", {"precision": "fp16"}), ("svd-tiny", {"width": 128}), ("svd-xt", {})):
+        plan = make_plan(resolve(model, random_weights=model != "svd-tiny"), ExportOptions(**options))
+        assert plan_module._measurements(plan) == {}
+    assert plan_module._measurements(make_plan(resolve("svd-tiny", random_weights=True))) == {}

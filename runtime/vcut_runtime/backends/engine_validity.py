@@ -8,6 +8,8 @@ from vcut_runtime.bundle import Bundle
 from vcut_runtime.bundle.manifest import EngineSet
 from vcut_runtime.errors import UsageError
 
+# The compute capabilities that TensorRT-RTX runs on, from its support matrix. Hopper and data centre Blackwell are not.
+_RTX = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 _HEADER = 4096  # more than any library's engine_header_size (TensorRT-RTX 1.7: 64)
 
 
@@ -24,6 +26,12 @@ def target_verdict(bundle: Bundle, target: str) -> str:
 def why_invalid(bundle: Bundle, target: str, library: Library, cuda: Cuda) -> str | None:
     """Return why the engines ``target`` cannot run on ``cuda`` and what to do, None if they can."""
     engines = bundle.manifest.engines[target]
+    here = cuda.compute_capability
+    if engines.library == "tensorrt-rtx" and here not in _RTX:
+        return (
+            f"TensorRT-RTX does not run on {cuda.name} (compute capability {here}), only on {', '.join(_RTX)}: "
+            f"run 'vcut build {bundle.root} --engines tensorrt --gpu this'"
+        )
     rebuild = f"run 'vcut build {bundle.root} --engines {engines.library} --gpu this'"
     missing = [name for name in bundle.manifest.graphs if name not in engines.engines]
     if missing:
@@ -33,9 +41,9 @@ def why_invalid(bundle: Bundle, target: str, library: Library, cuda: Cuda) -> st
             f"they were built by {engines.version} and {library.version} is installed, which reads only its own: "
             f"{rebuild}, or pip install that version"
         )
-    if not _capability_fits(engines, cuda.compute_capability):
+    if not _capability_fits(engines, here):
         capability = engines.compute_capability or "8.0 or later"
-        return f"they are for compute capability {capability}, {cuda.name} has {cuda.compute_capability}: {rebuild}"
+        return f"they are for compute capability {capability}, {cuda.name} has {here}: {rebuild}"
     reason = _library_says(bundle, engines, library)
     return f"{library.title} finds them invalid here ({reason}): {rebuild}" if reason else None
 

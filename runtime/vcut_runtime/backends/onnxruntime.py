@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vcut_runtime.backends.backend import Offer
+from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
 from vcut_runtime.bundle import Bundle, check_hashes
 from vcut_runtime.bundle.geometry import Geometry, Sizes
 from vcut_runtime.bundle.graph import share_stage
@@ -18,7 +19,10 @@ from vcut_runtime.errors import UsageError, VcutError, first_line
 from vcut_runtime.host import total_memory
 from vcut_runtime.options import BackendOptions
 
-NO_CUDA = "on a machine with an NVIDIA driver, pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+NO_CUDA = (
+    "on a machine with an NVIDIA driver, pip uninstall onnxruntime, then "
+    "pip install 'onnxruntime-gpu[cuda,cudnn]>=1.26'"
+)
 
 
 def offer(bundle: Bundle, name: str) -> Offer:
@@ -78,15 +82,15 @@ class OnnxRuntimeBackend:
             return
         if not self._keep:
             self._sessions = {name: session for name, session in self._sessions.items() if share_stage(name, graph)}
-        import onnxruntime as ort
-
+        on_cuda = self._device == "cuda"
+        ort = load_onnxruntime(cuda=on_cuda)
         options = ort.SessionOptions()
         options.log_severity_level = 3
         for key, value in thread_settings(self._threads).items():
             options.add_session_config_entry(key, value)
         if self._threads:
             options.intra_op_num_threads = self._threads
-        cuda = ["CUDAExecutionProvider"] if self._device == "cuda" else []
+        cuda = [("CUDAExecutionProvider", cuda_settings(self._bundle.manifest.precision))] if on_cuda else []
         path = self._bundle.path(self._bundle.manifest.graphs[graph])
         try:
             session = ort.InferenceSession(path, options, providers=[*cuda, "CPUExecutionProvider"])
@@ -98,8 +102,7 @@ class OnnxRuntimeBackend:
 
     def upload(self, value: np.ndarray) -> Any:
         """Return an ``OrtValue`` on the backend's device."""
-        import onnxruntime as ort
-
+        ort = load_onnxruntime()
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._device, 0)
 
     def download(self, value: Any) -> np.ndarray:
@@ -157,10 +160,22 @@ def thread_settings(threads: int | None) -> dict[str, str]:
     return settings
 
 
+def cuda_settings(precision: Precision) -> dict[str, str]:
+    """Return the options of ONNX Runtime's CUDA provider.
+
+    Its memory grows by what is asked for, and not to the next power of two. Convolutions are chosen by heuristic:
+    trying all of them takes minutes for each new size. fp32 is not rounded to TF32, so that it means what it says.
+    """
+    return {
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0" if precision == "fp32" else "1",
+    }
+
+
 def missing_cuda() -> str | None:
     """Return why ONNX Runtime cannot use a GPU here, None if it can."""
-    import onnxruntime as ort
-
+    ort = load_onnxruntime()
     if "CUDAExecutionProvider" in ort.get_available_providers() and _has_cuda_driver():
         return None
     return NO_CUDA

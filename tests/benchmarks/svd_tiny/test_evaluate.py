@@ -52,3 +52,5 @@ def test_gradient_falls_with_blur() -> None:
 def test_both_kinds_of_bundle_are_wanted(small_bundle: Path) -> None:
     with pytest.raises(UsageError, match="--tca fold and --tca remove"):
         evaluate.evaluate([small_bundle])
+    with pytest.raises(UsageError, match="with --schedules the first alone"):
+        evaluate.evaluate([small_bundle], schedules=["fast"])  # it removes TCA

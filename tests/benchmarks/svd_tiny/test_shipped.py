@@ -17,6 +17,7 @@ from svd_tiny.train_unet import collate, example, v_loss
 from svd_tiny.train_vae import pixels, psnr
 from vcut_export import resolve, weights
 from vcut_export.checkpoint import CONFIG_FILES, Checkpoint
+from vcut_runtime.schedule.named import QUICK
 
 MOST = 16_000_000  # bytes of weights
 
@@ -43,7 +44,9 @@ def test_the_preset_is_the_trained_model_and_random_weights_are_asked_for(shippe
     assert (untrained.folder, untrained.seed) == (None, 3)
     assert shipped.identity != untrained.identity
     defaults = {"height": HEIGHT, "width": WIDTH, "precision": "fp32", "operators": "cpu"}
-    assert shipped.defaults == untrained.defaults == defaults
+    assert untrained.defaults == defaults
+    assert {name: shipped.defaults[name] for name in defaults} == defaults
+    assert set(shipped.defaults["measurements"]) == set(QUICK)  # the untrained model's schedules are untuned
     assert shipped.configs["unet"]["num_frames"] == FRAMES
 
 

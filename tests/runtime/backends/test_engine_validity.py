@@ -73,12 +73,20 @@ def test_an_engine_runs_on_its_own_capability_alone(bundle_copy: Path, built: st
     assert f"run 'vcut build {bundle_copy} --engines tensorrt-rtx --gpu this'" in answer
 
 
-@pytest.mark.parametrize("here", ["7.5", "7.0"])
-def test_a_portable_engine_needs_ampere(bundle_copy: Path, here: str) -> None:
+def test_a_portable_engine_needs_ampere(bundle_copy: Path) -> None:
+    target = add_fake_engines(bundle_copy, capability=None)
+    answer = verdict(bundle_copy, target, capability="7.5") or ""
+    assert "for compute capability 8.0 or later, Fake GPU has 7.5" in answer
+    assert "--gpu this" in answer
+
+
+@pytest.mark.parametrize("here", ["7.0", "9.0", "10.0"])
+def test_where_tensorrt_rtx_does_not_run_the_advice_is_tensorrt(bundle_copy: Path, here: str) -> None:
+    """Building with TensorRT-RTX for this GPU would be refused too."""
     target = add_fake_engines(bundle_copy, capability=None)
     answer = verdict(bundle_copy, target, capability=here) or ""
-    assert f"for compute capability 8.0 or later, Fake GPU has {here}" in answer
-    assert "--gpu this" in answer
+    assert f"TensorRT-RTX does not run on Fake GPU (compute capability {here}), only on 7.5, 8.0, 8.6" in answer
+    assert f"run 'vcut build {bundle_copy} --engines tensorrt --gpu this'" in answer
 
 
 @pytest.mark.parametrize("version", ["1.2.4", "1.2", "1.2.3.0", ""])
