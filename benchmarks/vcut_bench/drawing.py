@@ -111,6 +111,8 @@ def front(marks: Sequence[Mark], x: str, y: str) -> Any:
     Raises:
         ValueError: there is nothing to draw, or a value is no finite number.
     """
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     _check([value for mark in marks for value in (mark.x, mark.y)])
     figure, axes = _figure(1.5 * _HEIGHT)
     best: list[Mark] = []
@@ -118,12 +120,17 @@ def front(marks: Sequence[Mark], x: str, y: str) -> Any:
         if not best or mark.y > best[-1].y:
             best.append(mark)
     axes.plot([mark.x for mark in best], [mark.y for mark in best], color=COLOURS[0], linewidth=1)
-    for mark in marks:
-        colour = COLOURS[0] if mark.ours else COLOURS[1]
-        axes.plot([mark.x], [mark.y], "o", markersize=4, color=colour)
-        axes.annotate(_plain(mark.label, 34), (mark.x, mark.y), (4, 3), textcoords="offset points", fontsize=6.5)
     axes.set_xscale("log")
-    axes.margins(x=0.25)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(min(mark.x for mark in marks) / 1.4, max(mark.x for mark in marks) * 2.5)  # room for labels
+    height = (max(mark.y for mark in marks) - min(mark.y for mark in marks) or 1.0) / 30  # of a label
+    lowest = float("inf")
+    for mark in sorted(marks, key=lambda mark: (-mark.y, mark.x)):
+        axes.plot([mark.x], [mark.y], "o", markersize=4, color=COLOURS[0] if mark.ours else COLOURS[1])
+        lowest = min(mark.y, lowest - height)  # labels stand below each other
+        axes.annotate(_plain(mark.label, 34), (mark.x, mark.y), (mark.x * 1.04, lowest), fontsize=6.5, va="center")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure

@@ -14,6 +14,7 @@ from PIL import Image
 
 import reference as independent
 from vcut_bench import compiled, fidelity, reference, work
+from vcut_bench.takes import Takes
 from vcut_runtime import Pipeline, UsageError, open_bundle
 
 CUTS = [1, 3]  # of the small bundle's 4 steps
@@ -111,7 +112,8 @@ def test_shared_first_steps_change_nothing(small_bundle: Path, images: Path) -> 
     m = pipeline.manifest
     pixels = work.load_input(work.find_images(images)[0], m.height, m.width, "crop").pixels
     noise, latents = reference.draw(m, 7)
-    for (bias, cut), frames in compiled.sweep(pipeline, pixels, 7, [("mean", 3), ("cond", 1), (None, None)], 4):
+    takes = Takes(pipeline, pixels, noise, latents)
+    for (bias, cut), frames in compiled.sweep(takes, m, [("mean", 3), ("cond", 1), (None, None)], 4):
         options: Any = {"cut_step": "none"} if bias is None else {"cut_step": cut, "quality_bias": bias}
         whole = pipeline(pixels, num_inference_steps=4, latents=latents, noise=noise, **options)
         np.testing.assert_array_equal(frames, whole.frames)

@@ -145,7 +145,8 @@ def test_measured_schedules_are_those_of_svd_tiny_as_it_was_measured() -> None:
     assert set(measured) == set(QUICK)
     assert measured["balanced"].psnr >= 36
     assert measured["fast"].psnr >= 33
-    for model, options in (("svd-tiny", {"precision": "fp16"}), ("svd-tiny", {"width": 128}), ("svd-xt", {})):
+    others: list[tuple[str, dict[str, Any]]] = [("svd-tiny", {"precision": "fp16"}), ("svd-tiny", {"width": 128})]
+    for model, options in [*others, ("svd-xt", {})]:
         plan = make_plan(resolve(model, random_weights=model != "svd-tiny"), ExportOptions(**options))
         assert plan_module._measurements(plan) == {}
     assert plan_module._measurements(make_plan(resolve("svd-tiny", random_weights=True))) == {}

@@ -18,7 +18,7 @@ from vcut_export.graphs.modules import Condition, Decode, QualityImprovement, Se
 from vcut_export.graphs.rewrites.fold import fold, project_cross_attention
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import open_backend
-from vcut_runtime.schedule import euler_coefficients
+from vcut_runtime.schedule import euler
 
 BAR = 1e-4  # largest error relative to the output's largest magnitude
 
@@ -114,14 +114,14 @@ def test_both_steps_against_diffusers_unet_and_scheduler(
     scheduler._step_index = None
     conditional = scheduler.step(v[1:], t, latents)
 
-    euler, second_order = torch.tensor(euler_coefficients(*sigma)), torch.tensor([0.6, -0.3, 0.7])
+    first_order, second_order = torch.tensor(euler(sigma, 1)[0]), torch.tensor([0.6, -0.3, 0.7])
     for graph, rows, expected, more in (
         ("semantic_binding", bias, guided, (guidance,)),
         ("quality_improvement", bias[1:], conditional, ()),
     ):
         denoised = expected.pred_original_sample
         next_latents = {
-            euler: expected.prev_sample,
+            first_order: expected.prev_sample,
             second_order: 0.6 * latents - 0.3 * denoised + 0.7 * previous,
         }
         for coefficients, value in next_latents.items():

@@ -63,7 +63,7 @@ def test_initial_noise_scale_is_that_of_diffusers(sigma_max: float) -> None:
 def test_other_first_sigmas_scale_the_noise_as_diffusers_does(first: float, spacing: str) -> None:
     from vcut_export.checkpoint import scheduler_constants
 
-    reference = EulerDiscreteScheduler.from_config(euler().config, timestep_spacing=spacing)
+    reference: Any = EulerDiscreteScheduler.from_config(euler().config, timestep_spacing=spacing)
     reference.set_timesteps(sigmas=[first, first / 2, 0.0])
     ours = scheduler_constants(json.loads(reference.to_json_string())).noise_scale(first)
     assert np.float32(ours) == pytest.approx(float(reference.init_noise_sigma), rel=1e-6)
