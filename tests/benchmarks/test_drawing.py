@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from xml.etree.ElementTree import tostring
 
 import pytest
 
-from vcut_bench.drawing import COLOURS, Bar, Line, bars, lines, svg
+from vcut_bench.drawing import COLOURS, Bar, Line, Mark, bars, front, lines, svg
 
 HOSTILE = """</text></svg><script>alert(1)</script> $x^2$ "'&\x00\ud800"""
 
@@ -39,6 +40,21 @@ def test_many_ticks_are_thinned_and_keep_the_last() -> None:
     shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert 8 <= len(shown) <= 13
     assert "none" in shown
+
+
+def test_a_front_joins_what_nothing_of_ours_beats_and_labels_do_not_cover_each_other() -> None:
+    marks = [Mark("a", 1.0, 30.0), Mark("b", 2.0, 40.0), Mark("worse", 3.0, 39.0), Mark("peer", 0.5, 50.0, ours=False)]
+    marks += [Mark(f"same {i}", 4.0 + i / 100, 35.0, ours=False) for i in range(4)]
+    (axes,) = front(marks, "seconds", "dB").axes
+    assert axes.lines[0].get_xydata().tolist() == [[1, 30], [2, 40]]
+    assert len(axes.lines) == 1 + len(marks)
+    heights = sorted(text.xyann[1] for text in axes.texts if text.get_text().startswith("same"))
+    assert min(b - a for a, b in pairwise(heights)) > 0.5
+    text = drawn(front(marks, "seconds", "dB"))
+    assert ">2</text>" in text
+    assert "mathdefault" not in text
+    with pytest.raises(ValueError, match="no finite number"):
+        front([Mark("a", math.nan, 1.0)], "", "")
 
 
 def test_bars_are_as_long_as_their_parts() -> None:
