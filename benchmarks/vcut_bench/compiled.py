@@ -15,10 +15,11 @@ from vcut_bench.reference import Reference, attention_biases, check_same_weights
 from vcut_bench.takes import Takes
 from vcut_bench.work import keep
 from vcut_runtime import Bundle, Manifest, Pipeline, RunOptions, open_bundle
+from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import EngineLibrary, Tca
 from vcut_runtime.errors import UsageError
 from vcut_runtime.run_plan import choose_schedule
-from vcut_runtime.schedule import CutStep, QualityBias, check_cut_step
+from vcut_runtime.schedule import CutStep, QualityBias, Schedule, check_cut_step
 
 Progress = Callable[[str, int, int], None]
 Setting = tuple[QualityBias | None, CutStep | None]  # bias and cut step; both None: never cut
@@ -95,6 +96,11 @@ def steps_by_graph(manifest: Manifest, **options: Any) -> Counter[str]:
     return Counter(step.graph for step in choose_schedule(manifest, RunOptions(**options)))
 
 
+def evaluations(schedule: Schedule) -> int:
+    """Return how often a video evaluates the network; a guided step does so twice."""
+    return sum(GRAPHS[step.graph].rows for step in schedule)
+
+
 def load_checked(ref: Reference, given: Mapping[Tca, Bundle], backend: str, biases: Path) -> Any:
     """Load diffusers' pipeline, check that its weights are the bundle's, and keep the proof at ``biases``.
 
@@ -163,7 +169,7 @@ def sweep(
 
     def cut_step(setting: Setting) -> int:
         bias, cut = setting
-        return steps + 1 if bias is None or cut is None else min(check_cut_step(cut, steps), steps + 1)
+        return steps + 1 if bias is None or cut is None else check_cut_step(cut, steps)
 
     for bias, cut in sorted(settings, key=cut_step, reverse=True):
         own = RunOptions(

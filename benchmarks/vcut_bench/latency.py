@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from vcut_bench import roofline
-from vcut_bench.compiled import Progress, distinct_intervals, parse_intervals, setting_name, steps_by_graph
+from vcut_bench.compiled import Progress, distinct_intervals, evaluations, parse_intervals, setting_name, steps_by_graph
 from vcut_bench.peer_process import PeerProcess
 from vcut_bench.peers import OURS, PEERS, ROOFLINE, PeerJob, choose_peers
 from vcut_bench.provenance import about, provenance
@@ -37,7 +37,7 @@ from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.command_options import check_numbers, merge, option, takes_options
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.host import usable_cpus
-from vcut_runtime.schedule import DEFAULT_SCHEDULE, CutStep, check_cut_step, parse_cut_steps
+from vcut_runtime.schedule import FIXED_SCHEDULES, CutStep, check_cut_step, parse_cut_steps
 from vcut_runtime.terminal import JSON, QUIET, progress_bars
 
 BASELINE = "diffusers"
@@ -204,8 +204,8 @@ def configurations(
         options = {"cut_step": cut, "cache_interval": interval}
         rows.append(Configuration(f"{OURS} c={setting_name(cut, interval)}", title, OURS, options))
     for name in schedules:
-        evaluations = sum(GRAPHS[step.graph].rows for step in manifest.schedules[name])
-        title = f"{OURS}, {name}: {len(manifest.schedules[name])} steps, {evaluations} evaluations"
+        schedule = manifest.schedules[name]
+        title = f"{OURS}, {name}: {len(schedule)} steps, {evaluations(schedule)} evaluations"
         rows.append(Configuration(f"{OURS} {name}", title, OURS, {"schedule": name}))
     return [*rows, *(Configuration(name, PEERS[name].title, name) for name in peers)]
 
@@ -237,7 +237,7 @@ def _cut_steps(manifest: Manifest, given: Sequence[CutStep] | None) -> list[CutS
 def _schedules(manifest: Manifest, given: Sequence[str] | None) -> list[str]:
     """Return the named schedules to time, each once. Raises UsageError."""
     if given is None:
-        return [name for name in manifest.schedules if name not in (DEFAULT_SCHEDULE, "exact")]
+        return [name for name in manifest.schedules if name not in FIXED_SCHEDULES]
     if unknown := [name for name in given if name not in manifest.schedules]:
         raise UsageError(f"unknown --schedules {unknown[0]!r}: choose from {', '.join(manifest.schedules)}, or none")
     return list(dict.fromkeys(given))

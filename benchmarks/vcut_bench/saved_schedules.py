@@ -11,10 +11,9 @@ from vcut_runtime.bundle import open_bundle
 from vcut_runtime.bundle.manifest import Manifest, Measurement
 from vcut_runtime.bundle.transaction import adding
 from vcut_runtime.errors import UsageError, VcutError
-from vcut_runtime.schedule import DEFAULT_SCHEDULE, Schedule
+from vcut_runtime.schedule import FIXED_SCHEDULES, Schedule
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,40}")
-_FIXED = (DEFAULT_SCHEDULE, "exact")
 
 
 def check_name(name: str) -> None:
@@ -23,7 +22,7 @@ def check_name(name: str) -> None:
     Raises:
         UsageError: it is taken by the paper's schedule or the never-cut one, or has other characters.
     """
-    if name in _FIXED:
+    if name in FIXED_SCHEDULES:
         raise UsageError(f"the schedule {name} always means the same: choose another name, such as tuned")
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name[:50]!r} is no name of a schedule: give lower-case letters, digits, '.', '_' and '-'")

@@ -22,7 +22,7 @@ import numpy as np
 import typer
 
 from vcut_bench import metrics
-from vcut_bench.compiled import Progress, fingerprint
+from vcut_bench.compiled import Progress, evaluations, fingerprint
 from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import about, provenance
 from vcut_bench.results import OUTPUT, deliver
@@ -74,8 +74,8 @@ class TuneOptions:
 class Errors:
     """Measures schedules on videos, and keeps what was measured.
 
-    A video's converged frames are made when the first schedule is measured on it. One video is loaded at a time per
-    image and seed; steps that a schedule shares with the one before are not run again.
+    Each image and seed has a converged video, which is made once. Steps that a schedule shares with the one before it
+    are not run again.
     """
 
     def __init__(self, pipeline: Pipeline, videos: Sequence[tuple[InputImage, int]], folder: Path) -> None:
@@ -165,7 +165,7 @@ def measure(
         rows = []
         for done, candidate in enumerate(shown.values()):
             progress("unseen photographs", done, len(shown))
-            psnr = _summary(errors, candidate.schedule, unseen, len(seeds))
+            psnr = search.summary(candidate.schedule, unseen)
             rows.append(_row(candidate, psnr, options.min_psnr))
         progress("unseen photographs", len(shown), len(shown))
     rows.sort(key=lambda row: row["seconds"])
@@ -206,7 +206,7 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     verdict = f"No schedule keeps {result['min_psnr']:g} dB."
     if chosen is not None:
         (row,) = (row for row in result["front"] if row["title"] == chosen)
-        kept = "keeps" if row["psnr"]["mean"] >= result["min_psnr"] else "misses"
+        kept = "keeps" if row["keeps"] else "misses"
         verdict = f"► is the fastest that keeps {result['min_psnr']:g} dB on the photographs of the search."
         verdict += f" It {kept} the bound on those that the search did not see."
     saved = f" It is saved as {result['saved']}." if result["saved"] else ""
@@ -276,17 +276,12 @@ def _spread(front: Sequence[Candidate]) -> list[Candidate]:
     return [front[round(place)] for place in places]
 
 
-def _summary(errors: Errors, rows: Schedule, numbers: Sequence[int], seeds: int) -> dict[str, Any]:
-    values = [errors.psnr(rows, number) for number in numbers]
-    return metrics.summarize([values[i : i + seeds] for i in range(0, len(values), seeds)])
-
-
 def _row(candidate: Candidate, psnr: Mapping[str, Any], bound: float) -> dict[str, Any]:
     changed = {k: v for k, v in asdict(candidate.options).items() if v != getattr(RunOptions(), k)}
     return {
         "title": candidate.title,
         "options": changed,
-        "evaluations": sum(GRAPHS[step.graph].rows for step in candidate.schedule),
+        "evaluations": evaluations(candidate.schedule),
         "seconds": candidate.seconds,
         "psnr": dict(psnr),
         "keeps": psnr["mean"] >= bound,

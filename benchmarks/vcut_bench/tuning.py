@@ -69,7 +69,7 @@ class Search:
 
     Attributes:
         manifest: of the bundle.
-        step_seconds: what a step of each graph takes.
+        step_seconds: seconds of one step, by graph.
         error: PSNR in dB of a schedule's video; called with the schedule and the video's number.
         videos: number of videos, the seeds of an image one after the other.
         seeds: videos of an image.
@@ -108,10 +108,10 @@ class Search:
         near = [self.tried[rows] for rows, psnr in self.screened.items() if psnr >= self.target - _NEAR]
         return self._fastest(sorted(near, key=lambda candidate: candidate.seconds))
 
-    def summary(self, schedule: Schedule) -> dict[str, Any]:
-        """Return mean and 95 % interval of a schedule's PSNR over all photographs."""
-        values = [self.error(schedule, number) for number in range(self.videos)]
-        return summarize([values[i : i + self.seeds] for i in range(0, self.videos, self.seeds)])
+    def summary(self, schedule: Schedule, numbers: Sequence[int] | None = None) -> dict[str, Any]:
+        """Return mean and 95 % interval of a schedule's PSNR over videos, by default those of the search."""
+        values = [self.error(schedule, number) for number in numbers or range(self.videos)]
+        return summarize([values[i : i + self.seeds] for i in range(0, len(values), self.seeds)])
 
     def front(self) -> list[Candidate]:
         """Return the screened candidates that no other one beats in both time and error, the fastest first."""
@@ -129,7 +129,7 @@ class Search:
         return Candidate(title, options, schedule, self.seconds(schedule))
 
     def seconds(self, schedule: Schedule) -> float:
-        """Return what the steps of a schedule take."""
+        """Return the seconds of a schedule's step loop."""
         return sum(self.step_seconds[step.graph] for step in schedule)
 
     def _families(self) -> list[Family]:
@@ -185,7 +185,8 @@ class Search:
         low, high = 2, MOST_STEPS
         while high > low and self._whole(family, high).seconds > _SLOWER * self.best:
             high -= 1
-        if self._whole(family, high).seconds > _SLOWER * self.best or not self._keeps(self._whole(family, high)):
+        most = self._whole(family, high)
+        if most.seconds > _SLOWER * self.best or not self._keeps(most):
             return None
         while low < high:
             middle = (low + high) // 2

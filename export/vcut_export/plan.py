@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -138,7 +138,8 @@ def make_manifest(
     if old is None:
         return manifest
     engines = _belonging(old.engines, manifest)
-    tuned = old.measurements if all(map(_same_graph(old, manifest), manifest.graphs)) else {}
+    same = all(name in old.graphs and old.sources(name) == manifest.sources(name) for name in manifest.graphs)
+    tuned = old.measurements if same else {}
     return msgspec.structs.replace(
         manifest,
         engines=engines,
@@ -153,10 +154,6 @@ def _measurements(plan: Plan) -> dict[str, Measurement]:
     if any(getattr(options, name) != defaults.get(name) for name in ("height", "width", "precision")):
         return {}
     return msgspec.convert(defaults.get("measurements", {}), dict[str, Measurement])
-
-
-def _same_graph(old: Manifest, new: Manifest) -> Callable[[str], bool]:
-    return lambda name: name in old.graphs and old.sources(name) == new.sources(name)
 
 
 def _belonging(engines: Mapping[str, EngineSet], manifest: Manifest) -> dict[str, EngineSet]:

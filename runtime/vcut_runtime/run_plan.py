@@ -16,10 +16,8 @@ from vcut_runtime.images import resize_matrix
 from vcut_runtime.options import RunOptions
 from vcut_runtime.schedule import Schedule, check_cut_step, choose_sigmas, default_cut_step, make_schedule
 
-_OF_THE_STEPS = (
-    *("num_inference_steps", "sigmas", "solver", "guide_from"),
-    *("cut_step", "cache_interval", "quality_bias"),
-)
+_OF_GUIDANCE = ("cut_step", "guide_from", "quality_bias")
+_OF_THE_STEPS = ("num_inference_steps", "sigmas", "solver", "guide_from", "cut_step", "cache_interval", "quality_bias")
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,8 @@ def choose_schedule(manifest: Manifest, options: RunOptions, *, guided: bool = T
 def _check_lcm(options: RunOptions, guided: bool) -> None:
     if guided and (options.max_guidance_scale is not None or not isinstance(options.guidance, str)):
         raise UsageError("the solver lcm has no guidance: leave the guidance scales out, or give at most 1")
-    for name in ("cut_step", "guide_from", "quality_bias"):
-        if getattr(options, name) != getattr(RunOptions(), name):
-            raise UsageError(f"the solver lcm has no guidance, so no {name}: leave it out")
+    for name in _changed(options, _OF_GUIDANCE):
+        raise UsageError(f"the solver lcm has no guidance, so no {name}: leave it out")
 
 
 def _guidance_scale(manifest: Manifest, options: RunOptions, frames: int) -> np.ndarray:
@@ -131,11 +128,15 @@ def _guidance_scale(manifest: Manifest, options: RunOptions, frames: int) -> np.
     return np.array(options.guidance, dtype=np.float32)
 
 
-def _given_schedule(manifest: Manifest, options: RunOptions) -> Schedule:
+def _changed(options: RunOptions, names: tuple[str, ...]) -> list[str]:
+    """Return those of ``names`` whose option is not the default."""
     defaults = RunOptions()
-    for name in _OF_THE_STEPS:
-        if getattr(options, name) != getattr(defaults, name):
-            raise UsageError(f"schedule and {name} exclude each other, a schedule says all steps: leave one out")
+    return [name for name in names if getattr(options, name) != getattr(defaults, name)]
+
+
+def _given_schedule(manifest: Manifest, options: RunOptions) -> Schedule:
+    for name in _changed(options, _OF_THE_STEPS):
+        raise UsageError(f"schedule and {name} exclude each other, a schedule says all steps: leave one out")
     if isinstance(options.schedule, str):
         if options.schedule not in manifest.schedules:
             raise UsageError(f"unknown schedule {options.schedule!r}: choose {', '.join(manifest.schedules)}")

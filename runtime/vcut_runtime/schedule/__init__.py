@@ -25,12 +25,13 @@ from vcut_runtime.schedule.grids import (
     karras_sigmas,
     parse_sigmas,
 )
-from vcut_runtime.schedule.named import DEFAULT_SCHEDULE, named_schedules
+from vcut_runtime.schedule.named import DEFAULT_SCHEDULE, FIXED_SCHEDULES, named_schedules
 from vcut_runtime.schedule.rows import Bias, QualityBias, Schedule, Scheduler, Step, make_schedule, select_bias
 from vcut_runtime.schedule.solvers import SOLVERS, Solver, euler
 
 __all__ = [
     "DEFAULT_SCHEDULE",
+    "FIXED_SCHEDULES",
     "GRIDS",
     "MOST_STEPS",
     "PAPER_CUT_STEP",

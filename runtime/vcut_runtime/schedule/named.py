@@ -9,6 +9,7 @@ from vcut_runtime.schedule.grids import ays_sigmas, karras_sigmas
 from vcut_runtime.schedule.rows import Schedule, Scheduler, make_schedule
 
 DEFAULT_SCHEDULE = "vcut"
+FIXED_SCHEDULES = (DEFAULT_SCHEDULE, "exact")  # they mean the same in every bundle
 
 
 class Quick(NamedTuple):
