@@ -21,7 +21,7 @@ from vcut_runtime.schedule import Scheduler, named_schedules
 
 Shapes = dict[str, tuple[int | str, ...]]
 
-SCHEDULER = Scheduler(0.002, 700.0, 7.0, 0.0, (700.0**2 + 1) ** 0.5)
+SCHEDULER = Scheduler(0.002, 700.0, 7.0, 0.0, (700.0**2 + 1) ** 0.5)  # stabilityai/stable-video-diffusion-img2vid-xt
 TARGET = "tensorrt-rtx-portable"
 
 

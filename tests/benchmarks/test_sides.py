@@ -112,8 +112,8 @@ def test_the_schedule_on_unmodified_modules_is_the_paper_s(
 def test_fewer_steps_and_other_noise_levels_are_diffusers_own(
     job: PeerJob, name: str, steps: int, small_checkpoint: Path, unet_calls: list[Any]
 ) -> None:
-    found, frames = open_side(replace(job, side=name)).run()
-    assert found["steps"] == {"semantic_binding": steps}
+    video, frames = open_side(replace(job, side=name)).run()
+    assert video["steps"] == {"semantic_binding": steps}
     assert [rows for rows, _ in unet_calls] == [2] * steps
     assert frames is not None
     assert frames.std() > 5
@@ -126,8 +126,8 @@ def test_the_dpm_solver_peer_is_our_solver_on_unmodified_modules(
     from vcut_runtime import Pipeline
 
     job = PeerJob("diffusers-dpmpp", str(tiny_bundle("fold")), "onnxruntime-cpu", 2, 3, str(tiny_checkpoint))
-    found, frames = open_side(job).run()
-    assert found["steps"] == {"semantic_binding": 10}
+    video, frames = open_side(job).run()
+    assert video["steps"] == {"semantic_binding": 10}
     assert frames is not None
     pipeline = Pipeline.load(job.bundle, "onnxruntime-cpu")
     noise, latents = draw(pipeline.manifest, job.seed)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from example_manifest import SCHEDULER as SVD
 from vcut_runtime import UsageError
 from vcut_runtime.schedule import (
-    Scheduler,
     ays_sigmas,
     check_cut_step,
     cut_step_of,
@@ -23,9 +23,6 @@ from vcut_runtime.schedule import (
     parse_cut_steps,
 )
 
-SVD = Scheduler(
-    sigma_min=0.002, sigma_max=700.0, rho=7.0, final_sigma=0.0, initial_noise_scale=(700.0**2 + 1) ** 0.5
-)  # stabilityai/stable-video-diffusion-img2vid-xt
 SIGMAS = karras_sigmas(SVD, 25)
 STEPS = st.integers(1, 1000)
 

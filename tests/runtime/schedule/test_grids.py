@@ -9,12 +9,9 @@ import pytest
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import AysSchedules
 
+from example_manifest import SCHEDULER as SVD
 from vcut_runtime import UsageError
 from vcut_runtime.schedule import GRIDS, Scheduler, ays_sigmas, check_sigmas, choose_sigmas, karras_sigmas, parse_sigmas
-
-SVD = Scheduler(
-    sigma_min=0.002, sigma_max=700.0, rho=7.0, final_sigma=0.0, initial_noise_scale=(700.0**2 + 1) ** 0.5
-)  # stabilityai/stable-video-diffusion-img2vid-xt
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 25, 50, 100, 333])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from vcut_runtime.schedule import Scheduler, cut_step_of, karras_sigmas, make_schedule, named_schedules
+from example_manifest import SCHEDULER as SVD
+from vcut_runtime.schedule import cut_step_of, karras_sigmas, make_schedule, named_schedules
 
-SVD = Scheduler(
-    sigma_min=0.002, sigma_max=700.0, rho=7.0, final_sigma=0.0, initial_noise_scale=(700.0**2 + 1) ** 0.5
-)  # stabilityai/stable-video-diffusion-img2vid-xt
 SIGMAS = karras_sigmas(SVD, 25)
 
 

@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from example_manifest import SCHEDULER as SVD
 from vcut_runtime import Step
 from vcut_runtime.schedule import (
     Scheduler,
@@ -24,9 +25,6 @@ from vcut_runtime.schedule import (
     select_bias,
 )
 
-SVD = Scheduler(
-    sigma_min=0.002, sigma_max=700.0, rho=7.0, final_sigma=0.0, initial_noise_scale=(700.0**2 + 1) ** 0.5
-)  # stabilityai/stable-video-diffusion-img2vid-xt
 SIGMAS = karras_sigmas(SVD, 25)
 STEPS = st.integers(1, 1000)
 

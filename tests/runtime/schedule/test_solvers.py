@@ -10,11 +10,8 @@ import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_edm_dpmsolver_multistep import EDMDPMSolverMultistepScheduler
 
-from vcut_runtime.schedule import Scheduler, ays_sigmas, karras_sigmas, make_schedule
-
-SVD = Scheduler(
-    sigma_min=0.002, sigma_max=700.0, rho=7.0, final_sigma=0.0, initial_noise_scale=(700.0**2 + 1) ** 0.5
-)  # stabilityai/stable-video-diffusion-img2vid-xt
+from example_manifest import SCHEDULER as SVD
+from vcut_runtime.schedule import ays_sigmas, karras_sigmas, make_schedule
 
 
 def variance_preserving() -> Any:
