@@ -95,7 +95,7 @@ def _graph(name: str, inputs: Shapes, outputs: Shapes) -> GraphEntry:
     def specs(side: Shapes) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(key, "uint8" if key == "frames" else "float32", shape) for key, shape in side.items())
 
-    return GraphEntry(f"{name}.onnx", 1000, "ab" * 32, "unet", "key", specs(inputs), specs(outputs))
+    return GraphEntry(f"{name}.onnx", 1000, "ab" * 32, None, "unet", "key", specs(inputs), specs(outputs))
 
 
 def _engines(graphs: dict[str, GraphEntry]) -> EngineSet:

@@ -30,7 +30,7 @@ from vcut_bench.results import OUTPUT, deliver
 from vcut_export.checkpoint import CONFIG_FILES, WEIGHTED
 from vcut_runtime import open_bundle
 from vcut_runtime.bundle.graph import share_stage
-from vcut_runtime.bundle.manifest import EngineSet, Manifest
+from vcut_runtime.bundle.manifest import EngineSet, Manifest, graph_files
 from vcut_runtime.command_options import check_numbers, merge, option, takes_options
 from vcut_runtime.errors import UsageError
 from vcut_runtime.terminal import JSON, QUIET, stages
@@ -85,7 +85,7 @@ def measure(bundle: str | Path, options: MemoryOptions | None = None, *, show: A
         "bundle": root.name,
         **about(manifest),
         "disk": {
-            "graphs": sum(graph.bytes for graph in manifest.graphs.values()),
+            "graphs": sum(file.bytes for graph in manifest.graphs.values() for file in graph_files(graph)),
             "weights": {name: entry.bytes for name, entry in manifest.weights.items()},
             "engines": {target: sum(e.bytes for e in s.engines.values()) for target, s in manifest.engines.items()},
             "checkpoint": weights,

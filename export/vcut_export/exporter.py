@@ -19,7 +19,7 @@ from vcut_export.reuse import existing, kept_graphs, manifest_now, place
 from vcut_export.weights import check_weights, download
 from vcut_runtime.backends.onnxruntime import check_cpu
 from vcut_runtime.bundle import Bundle, check_hashes, open_bundle
-from vcut_runtime.bundle.manifest import Manifest
+from vcut_runtime.bundle.manifest import Manifest, graph_files
 from vcut_runtime.bundle.transaction import recover, staging
 from vcut_runtime.command_options import merge
 from vcut_runtime.errors import UsageError
@@ -114,10 +114,11 @@ def export_plan(
     if manifest is None or manifest != old:
         with staging(root) as new:
             (new.folder / "onnx").mkdir()
-            new.keep([*kept.values(), *weights.values()])
+            carried = [*(file for graph in kept.values() for file in graph_files(graph)), *weights.values()]
+            new.keep(carried)
             if manifest is None:
                 if old is not None:  # what is carried over is checked anew
-                    check_hashes(Bundle(root, old), [*kept.values(), *weights.values()])
+                    check_hashes(Bundle(root, old), carried)
                 plan = _with_weights(plan, clock)
                 made = _make_graphs(plan, root, new.folder / "onnx", stale, clock)
                 slices = made.slices if old is None or made.slices is not None else old.sca_bias

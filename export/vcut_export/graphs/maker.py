@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx_ir as ir
 import torch
 
 from vcut_export import weights
+from vcut_export.graphs.flash_attention import use_flash_attention
 from vcut_export.graphs.modules import Condition, Decode
 from vcut_export.graphs.onnx_files import write_graph, write_weights
 from vcut_export.graphs.rewrites.fold import Projection
@@ -25,6 +28,7 @@ from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import BiasSlice, FileEntry, GraphEntry
 from vcut_runtime.host import usable_cpus
 
+ATTENTION_SCORES = 512 << 20
 Clock = Callable[[str], AbstractContextManager[None]]
 
 
@@ -104,7 +108,7 @@ def _others(
     if "decode" in stale:
         with clock("load decoder"):
             vae = weights.load_vae(plan.checkpoint, plan.precision, weights.torch_dtype(plan.precision))
-            module = Decode(vae, frames_at_once(plan))
+            module = Decode(vae, frames_at_once(plan), attention_parts(plan, plan.geometry.decode_chunk, vae.dtype))
         yield "decode", module
 
 
@@ -116,13 +120,26 @@ def _condition(plan: Plan, projection: Projection) -> Condition:
     vae = weights.load_vae(plan.checkpoint, plan.precision, torch.float32 if upcast else body)
     extractor = plan.checkpoint.configs["feature_extractor"]
     fixed = () if plan.geometry.has_free_size else (plan.geometry.sizes.height, plan.geometry.sizes.width)
-    return Condition(encoder, vae, projection, extractor, *fixed)
+    height, width = fixed or (None, None)
+    return Condition(encoder, vae, projection, extractor, height, width, attention_parts(plan, 1, vae.dtype))
 
 
 def frames_at_once(plan: Plan) -> int | None:
     """Return how many frames the decoder's last level takes at a time: a third of a chunk measured least. None: all."""
     frames = plan.geometry.decode_frames
     return None if frames is None else max(1, frames // 3)
+
+
+def attention_parts(plan: Plan, frames: int, dtype: torch.dtype) -> int:
+    """Return in how many parts the VAE's attention takes its queries, so that the scores of a part fit the limit.
+
+    Args:
+        plan: of the bundle, whose largest videos count.
+        frames: that the graph takes at a time.
+        dtype: of the scores.
+    """
+    _, height, width = plan.geometry.latent_shape(plan.geometry.largest)
+    return max(1, math.ceil(frames * (height * width) ** 2 * dtype.itemsize / ATTENTION_SCORES))
 
 
 class _Writer:
@@ -142,10 +159,16 @@ class _Writer:
             for name, model in models.items():
                 written = write_graph(model, self.folder / f"{name}.onnx", placed, _metadata(self.plan, name))
                 spec = graph_spec(self.plan, name, bias_channels)
+                contrib = None
+                if self.plan.options.operators == "cpu" and use_flash_attention(model):
+                    path = self.folder / f"{name}.contrib.onnx"
+                    contrib = write_graph(model, path, placed, _metadata(self.plan, name))
+                    contrib = msgspec.structs.replace(contrib, file=f"onnx/{contrib.file}")
                 self.graphs[name] = GraphEntry(
                     file=f"onnx/{written.file}",
                     bytes=written.bytes,
                     sha256=written.sha256,
+                    contrib=contrib,
                     weights=file,
                     key=self.plan.keys[name],
                     inputs=spec.inputs,

@@ -7,6 +7,7 @@ latent pixels, N the width of ``sca_bias``, C channels of latents, D of deep fea
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -133,8 +134,12 @@ class Condition(nn.Module):
         feature_extractor: dict[str, Any],
         height: int | None = None,
         width: int | None = None,
+        attention_parts: int = 1,
     ) -> None:
-        """Hold the matrices that resize ``height`` x ``width`` pixels; without these sizes, take them as inputs."""
+        """Hold the matrices that resize ``height`` x ``width`` pixels; without these sizes, take them as inputs.
+
+        ``attention_parts`` says in how many parts the VAE's middle block takes its queries.
+        """
         super().__init__()
         size = image_encoder.config.image_size
         self.image_encoder: Any = image_encoder
@@ -142,7 +147,7 @@ class Condition(nn.Module):
         self.projection = nn.Linear(projection.weight.shape[1], projection.weight.shape[0])
         self.projection.weight = nn.Parameter(projection.weight, requires_grad=False)
         self.projection.bias = nn.Parameter(projection.bias, requires_grad=False)
-        _explicit_attention(self.vae_encoder)
+        _explicit_attention(self.vae_encoder, attention_parts)
         if height is not None and width is not None:
             self.register_buffer("resize_rows", resize_matrix(height, size))
             self.register_buffer("resize_columns", resize_matrix(width, size).T.contiguous())
@@ -177,14 +182,15 @@ class Decode(nn.Module):
     """Latents of one chunk of n frames to 8-bit RGB, with diffusers' rounding.
 
     ``frames_at_once`` bounds how many frames the last level's spatial layers take at a time; see ``temporal_decoder``.
+    ``attention_parts`` says in how many parts the middle block's attention takes its queries.
     """
 
-    def __init__(self, vae: Any, frames_at_once: int | None = None) -> None:
+    def __init__(self, vae: Any, frames_at_once: int | None = None, attention_parts: int = 1) -> None:
         super().__init__()
         self.decoder: Any = vae.decoder
         self.scaling_factor = float(vae.config.scaling_factor)
         spare_memory(self.decoder, frames_at_once)
-        _explicit_attention(self.decoder)
+        _explicit_attention(self.decoder, attention_parts)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:  # [n, C, h, w] -> [n, H, W, 3] uint8
         frames = latents.shape[0]
@@ -210,7 +216,13 @@ def resize_matrix(pixels: int, size: int) -> torch.Tensor:
 
 
 class _ExplicitAttention:
-    """Attention of the VAE's middle block as two matrix products: TensorRT has no fused kernel for head size 512."""
+    """Attention of the VAE's middle block as two matrix products: TensorRT has no fused kernel for head size 512.
+
+    Its scores grow with the square of the pixels. So it takes its queries in ``parts``, which bounds the memory.
+    """
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
 
     def __call__(self, attn: Any, hidden_states: torch.Tensor, *_: Any, temb: None = None, **__: Any) -> torch.Tensor:
         residual = hidden_states
@@ -220,15 +232,21 @@ class _ExplicitAttention:
             projection(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2)
             for projection in (attn.to_q, attn.to_k, attn.to_v)
         )
-        scores = (query * attn.scale) @ key.transpose(2, 3)
-        mixed = (torch.softmax(scores, dim=-1) @ value).transpose(1, 2).flatten(2)
+        query, key = query * attn.scale, key.transpose(2, 3)
+        if self.parts == 1:
+            mixed = torch.softmax(query @ key, dim=-1) @ value
+        else:
+            ends = [query.shape[2] * i // self.parts for i in range(self.parts + 1)]
+            queries = [query[:, :, start:end] for start, end in pairwise(ends)]
+            mixed = torch.cat([torch.softmax(part @ key, dim=-1) @ value for part in queries], dim=2)
+        mixed = mixed.transpose(1, 2).flatten(2)
         mixed = attn.to_out[0](mixed).transpose(1, 2).reshape(rows, channels, height, width)
         return (mixed + residual if attn.residual_connection else mixed) / attn.rescale_output_factor
 
 
-def _explicit_attention(model: nn.Module) -> None:
+def _explicit_attention(model: nn.Module, parts: int) -> None:
     from diffusers.models.attention_processor import Attention
 
     for module in model.modules():
         if isinstance(module, Attention):
-            module.set_processor(_ExplicitAttention())  # pyright: ignore[reportArgumentType]
+            module.set_processor(_ExplicitAttention(parts))  # pyright: ignore[reportArgumentType]

@@ -91,7 +91,8 @@ class OnnxRuntimeBackend:
         if self._threads:
             options.intra_op_num_threads = self._threads
         cuda = [("CUDAExecutionProvider", cuda_settings(self._bundle.manifest.precision))] if on_cuda else []
-        path = self._bundle.path(self._bundle.manifest.graphs[graph])
+        entry = self._bundle.manifest.graphs[graph]
+        path = self._bundle.path(entry if on_cuda or entry.contrib is None else entry.contrib)
         try:
             session = ort.InferenceSession(path, options, providers=[*cuda, "CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base class

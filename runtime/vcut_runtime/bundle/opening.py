@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vcut_runtime.bundle.checks import check_manifest
-from vcut_runtime.bundle.manifest import MANIFEST, EngineEntry, Entry, GraphEntry, Manifest, decode
+from vcut_runtime.bundle.manifest import MANIFEST, EngineEntry, Entry, FileEntry, Manifest, decode, graph_files
 from vcut_runtime.bundle.onnx_scan import external_locations
 from vcut_runtime.errors import BundleError
 
@@ -53,7 +53,8 @@ def open_bundle(root: str | Path, *, hashes: bool = True, engines: bool = True) 
         if hashes:
             check_hashes(bundle, files)
         for graph in manifest.graphs.values():
-            _check_external_data(bundle, graph)
+            for file in graph_files(graph):
+                _check_external_data(bundle, file, manifest.weights[graph.weights])
     except (OSError, ValueError, RuntimeError) as error:  # unreadable, NUL in a name, a link that leads to itself
         reason = " ".join(str(error).split())
         raise BundleError(f"{root} cannot be read ({reason}): check its permissions, or copy it again") from None
@@ -105,19 +106,18 @@ def _again(entry: Entry) -> str:
     return "export the bundle again with --force"
 
 
-def _check_external_data(bundle: Bundle, graph: GraphEntry) -> None:
+def _check_external_data(bundle: Bundle, file: Entry, weights: FileEntry) -> None:
     """A graph may take external data from the one weights file that the manifest gives it, and from nowhere else."""
-    path = bundle.path(graph)
+    path = bundle.path(file)
     try:
         locations = external_locations(path.read_bytes())
     except ValueError:
         raise BundleError(
-            f"{bundle.root}: {graph.file} is not an ONNX graph: export the bundle again with --force"
+            f"{bundle.root}: {file.file} is not an ONNX graph: export the bundle again with --force"
         ) from None
-    weights = bundle.manifest.weights[graph.weights]
     for location in sorted(locations):
-        if PurePosixPath(graph.file).parent / location != PurePosixPath(weights.file):
+        if PurePosixPath(file.file).parent / location != PurePosixPath(weights.file):
             raise BundleError(
-                f"{bundle.root}: {graph.file} reads weights from {location!r}, which the manifest does not list: "
+                f"{bundle.root}: {file.file} reads weights from {location!r}, which the manifest does not list: "
                 "do not use this bundle"
             )

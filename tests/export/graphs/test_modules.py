@@ -168,7 +168,7 @@ def test_condition_and_decode_modules_leave_the_vae_exact(theirs: Any, image_inp
     image, noise, strength = image_inputs
     expected = vae.encode(image * 2 - 1 + strength * noise).latent_dist.mode()
     mean_std = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    got = Condition(theirs.image_encoder, vae, projection, mean_std, 64, 96)(image, noise, strength)[0]
+    got = Condition(theirs.image_encoder, vae, projection, mean_std, 64, 96, 7)(image, noise, strength)[0]
     assert relative(got, expected) < 1e-5
     latents = torch.randn(3, 4, 8, 12)
     expected = theirs.vae.decode(latents / theirs.vae.config.scaling_factor, num_frames=3).sample

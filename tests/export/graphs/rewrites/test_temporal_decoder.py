@@ -32,12 +32,12 @@ def whole(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     return ((pixels / 2 + 0.5).clamp(0, 1) * 255).permute(0, 2, 3, 1)
 
 
-@pytest.mark.parametrize("frames_at_once", [None, 1, 2, 7])
-def test_the_same_levels_as_diffusers(vae: Any, frames_at_once: int | None) -> None:
+@pytest.mark.parametrize(("frames_at_once", "attention_parts"), [(None, 1), (1, 1), (2, 5), (7, 96)])
+def test_the_same_levels_as_diffusers(vae: Any, frames_at_once: int | None, attention_parts: int) -> None:
     latents = torch.randn(5, 4, 8, 12)
     expected = whole(vae, latents)
     with torch.no_grad():
-        got = Decode(copy.deepcopy(vae), frames_at_once)(latents)
+        got = Decode(copy.deepcopy(vae), frames_at_once, attention_parts)(latents)
     assert expected.std() > 10
     assert (got.float() - expected).abs().max() <= 0.51  # rounding, and what rounding makes of the last digits
 

@@ -1,0 +1,86 @@
+"""Attention with the operator for which ONNX Runtime's CPU has a flash kernel.
+
+ONNX's own ``Attention`` writes out all scores there: 1.7 GB for one frame of SVD at 576x1024. ONNX Runtime's
+``MultiHeadAttention`` does not, and takes a third of the time. TensorRT cannot read that operator. So a graph for the
+CPU comes in two files that differ in it and share their weights.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+DOMAIN = "com.microsoft"
+_MOST_HEADS = 64  # more are the pixels of temporal attention, whose sequence is the frames
+_SHORTEST = 64  # on shorter sequences the standard operator is as fast
+
+
+def use_flash_attention(model: ir.Model) -> bool:
+    """Replace, in place, the attention over long sequences. Return False if there is none.
+
+    Query, key and value lie in memory as [batch, sequence, heads, width], and a Transpose brings the heads forward.
+    The new operator takes them as they lie, as [batch, sequence, heads * width].
+    """
+    graph = model.graph
+    nodes = [node for node in graph if node.op_type == "Attention" and node.domain == "" and _is_long(node)]
+    for node in nodes:
+        sources = [_untransposed(value) for value in node.inputs]
+        (restored,) = [use for use, _ in node.outputs[0].uses()]
+        if len(sources) != 3 or None in sources or not _swaps_heads(restored):
+            raise RuntimeError(f"the attention {node.name} is not written as diffusers writes it")
+        flat = _constant(graph, "flash_attention.flat", [0, 0, -1])
+        inputs = [ir.node("Reshape", [source, flat], name=f"{node.name}/flat_{i}") for i, source in enumerate(sources)]
+        heads = _dimension(node, 1)
+        attributes: dict[str, int | float] = {"num_heads": heads}
+        if "scale" in node.attributes:
+            attributes["scale"] = node.attributes["scale"].as_float()
+        attention = ir.node(
+            "MultiHeadAttention",
+            [new.outputs[0] for new in inputs],
+            attributes,
+            domain=DOMAIN,
+            name=f"{node.name}/flash",
+        )
+        shape = _constant(graph, f"flash_attention.heads_{heads}", [0, 0, heads, -1])
+        output = ir.node("Reshape", [attention.outputs[0], shape], name=f"{node.name}/heads")
+        output.outputs[0].shape, output.outputs[0].type = restored.outputs[0].shape, restored.outputs[0].type
+        graph.insert_before(node, [*inputs, attention, output])
+        restored.outputs[0].replace_all_uses_with(output.outputs[0])
+        transposes = [value.producer() for value in node.inputs if value is not None]
+        graph.remove([restored, node], safe=True)
+        graph.remove([t for t in dict.fromkeys(transposes) if t is not None and not t.outputs[0].uses()], safe=True)
+    if nodes:
+        model.opset_imports[DOMAIN] = 1
+    return bool(nodes)
+
+
+def _is_long(node: ir.Node) -> bool:
+    heads, sequence = _dimension(node, 1), _dimension(node, 2)
+    return 0 < heads <= _MOST_HEADS and not 0 < sequence < _SHORTEST
+
+
+def _dimension(node: ir.Node, axis: int) -> int:
+    """Return a dimension of the query [batch, heads, sequence, width]; 0 if it is free."""
+    query = node.inputs[0]
+    if query is None or query.shape is None:
+        raise RuntimeError(f"the attention {node.name} has no known shape")
+    size = query.shape[axis]
+    return size if isinstance(size, int) else 0
+
+
+def _untransposed(value: ir.Value | None) -> ir.Value | None:
+    node = None if value is None else value.producer()
+    return node.inputs[0] if node is not None and _swaps_heads(node) else None
+
+
+def _swaps_heads(node: ir.Node) -> bool:
+    return node.op_type == "Transpose" and list(node.attributes["perm"].as_ints()) == [0, 2, 1, 3]
+
+
+def _constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
+    name = f"{graph.name}.{name}"
+    if name not in graph.initializers:
+        tensor = ir.tensor(values, name=name)
+        value = ir.Value(name=name, shape=ir.Shape([len(values)]), type=ir.TensorType(tensor.dtype))
+        value.const_value = tensor
+        graph.register_initializer(value)
+    return graph.initializers[name]
