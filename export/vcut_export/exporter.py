@@ -17,7 +17,7 @@ from vcut_export.options import ExportOptions
 from vcut_export.plan import Plan, make_manifest, make_plan
 from vcut_export.reuse import existing, kept_graphs, manifest_now, place
 from vcut_export.weights import check_weights, download
-from vcut_runtime.backends.onnxruntime import check_cpu
+from vcut_runtime.backends.cpu_limits import CpuModel, check_cpu
 from vcut_runtime.bundle import Bundle, check_hashes, open_bundle
 from vcut_runtime.bundle.manifest import Manifest, graph_files
 from vcut_runtime.bundle.transaction import recover, staging
@@ -98,7 +98,9 @@ def export_plan(
     """Make the bundle that ``plan`` describes; see :func:`export`."""
     clock = _StageTimes(stage)
     if verify:
-        check_cpu(plan.precision, plan.geometry, plan.checkpoint.configs["unet"], plan.geometry.sizes)
+        assert plan.options.operators is not None
+        model = CpuModel(plan.precision, plan.options.operators, plan.geometry, plan.checkpoint.configs["unet"])
+        check_cpu(model, plan.geometry.sizes, plan.keys)
     if plan.checkpoint.hub is None:
         check_weights(plan.checkpoint, plan.precision)
     root = place(output, plan)

@@ -18,7 +18,7 @@ from vcut_runtime.command_options import takes_options
 from vcut_runtime.errors import UsageError
 from vcut_runtime.options import BackendOptions, RunOptions
 from vcut_runtime.pipeline import Pipeline
-from vcut_runtime.terminal import JSON, QUIET, print_json, progress_bars, run_app, stderr, stdout
+from vcut_runtime.terminal import JSON, QUIET, duration, print_json, progress_bars, run_app, stderr, stdout
 from vcut_runtime.video import check_output
 
 app = typer.Typer(
@@ -69,6 +69,10 @@ def run(
         if not image.is_file():
             raise UsageError(f"no image at {image}: check the path")
     pipeline = Pipeline.load(bundle, backend, backend_options)  # hashes every file, so cheap checks come first
+    seconds = pipeline.estimate_seconds(options)
+    if seconds > 60 and not quiet and not json:
+        each = " each" if len(images) > 1 else ""
+        stderr.print(f"{pipeline.backend.name}: the steps take roughly {duration(seconds)}{each}", soft_wrap=True)
     first = secrets.randbelow(2**31) if options.seed is None else options.seed
     results: list[dict[str, Any]] = []
     for i, (image, path) in enumerate(zip(images, outputs, strict=True)):  # each is saved before the next begins

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast, overload
@@ -95,7 +96,7 @@ class Pipeline:
         """
         options = merge(RunOptions, options, keywords)
         plan = plan_run(self.manifest, options, self.backend.max_decode_chunk())
-        self.backend.check_sizes(plan.sizes)
+        self.backend.check_run(plan.sizes, {step.graph for step in plan.schedule})
         sizes = plan.sizes
         several = isinstance(image, Sequence) and not isinstance(image, str)
         images = cast("Sequence[ImageLike]", image if several else [image])
@@ -120,6 +121,22 @@ class Pipeline:
             frames = run.decode(run.denoise(plan.schedule, start, after_step))
             videos.append(Video(frames, options.fps, seed, run.clock.seconds(), self.backend.peak_memory()))
         return videos if several else videos[0]
+
+    def estimate_seconds(self, options: RunOptions | None = None, **keywords: Any) -> float:
+        """Return roughly how long the steps of a video take on a slow device; 0 where a step takes a second or two.
+
+        Args:
+            options: what the video is made with.
+            keywords: fields of :class:`~vcut_runtime.options.RunOptions`, in the place of ``options``.
+
+        Raises:
+            UsageError: an option does not fit the bundle.
+            VcutError: the video cannot be made here.
+        """
+        plan = plan_run(self.manifest, merge(RunOptions, options, keywords), self.backend.max_decode_chunk())
+        graphs = Counter(step.graph for step in plan.schedule)
+        self.backend.check_run(plan.sizes, graphs)
+        return sum(count * self.backend.step_seconds(graph, plan.sizes) for graph, count in graphs.items())
 
 
 def _injected(name: str, value: np.ndarray | None, shape: tuple[int, ...], images: int) -> list[np.ndarray]:

@@ -129,3 +129,11 @@ def build_progress(quiet: bool) -> Iterator[Any]:
 def _complain(message: str, code: int) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, rounded: ``40 s``, ``12 min`` or ``3 h 20 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -36,7 +36,7 @@ def fold_steps(unet: Any, plan: Plan) -> FoldedSteps:
     options = plan.options
     projection = project_cross_attention(unet, options.tca)
     state = fold(unet, projection, frame_positions(plan))
-    if options.small_gpu:
+    if options.small_gpu or (options.operators == "cpu" and not options.dynamic):  # parts have fixed sizes
         chunk_feed_forwards(unet)
     if options.operators == "cpu":
         prefer_cpu_kernels(unet)

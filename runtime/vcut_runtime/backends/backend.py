@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,8 +56,12 @@ class Backend(Protocol):
         """Return the peak of device memory in bytes, None without a device."""
         ...
 
-    def check_sizes(self, sizes: Sizes) -> None:
-        """Raise VcutError if a video of these sizes, which the bundle allows, cannot be made here."""
+    def check_run(self, sizes: Sizes, graphs: Collection[str]) -> None:
+        """Raise VcutError if these graphs cannot make a video of these sizes here. The bundle allows the sizes."""
+        ...
+
+    def step_seconds(self, graph: str, sizes: Sizes) -> float:
+        """Return roughly how long a step takes here; 0 if it is short."""
         ...
 
     def max_decode_chunk(self) -> int | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from vcut_runtime.backends.backend import Offer
+from vcut_runtime.backends.cpu_limits import CpuModel, check_cpu
 from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
 from vcut_runtime.bundle import Bundle, check_hashes
-from vcut_runtime.bundle.geometry import Geometry, Sizes
+from vcut_runtime.bundle.geometry import Sizes
 from vcut_runtime.bundle.graph import share_stage
 from vcut_runtime.bundle.manifest import Precision
 from vcut_runtime.errors import UsageError, VcutError, first_line
@@ -38,7 +39,7 @@ def offer(bundle: Bundle, name: str) -> Offer:
             raise UsageError(f"backend {name} is not available here: {missing}")
         reason = "ONNX Runtime has CUDA and a driver"
     else:
-        check_cpu(bundle.manifest.precision, bundle.manifest.geometry, bundle.manifest.model.configs.get("unet", {}))
+        check_cpu(CpuModel.of(bundle.manifest))
         reason = "runs anywhere"
 
     def open_graphs(options: BackendOptions) -> OnnxRuntimeBackend:
@@ -62,11 +63,16 @@ class OnnxRuntimeBackend:
         # Each session holds its own copy of the weights; without room for all, only the running graph stays.
         self._keep = 4 * sum(entry.bytes for entry in weights.values()) < total_memory()
 
-    def check_sizes(self, sizes: Sizes) -> None:
+    def check_run(self, sizes: Sizes, graphs: Collection[str]) -> None:
         """Raise VcutError if the CPU has not the memory for a video of ``sizes``."""
-        manifest = self._bundle.manifest
         if self._device == "cpu":
-            check_cpu(manifest.precision, manifest.geometry, manifest.model.configs.get("unet", {}), sizes)
+            check_cpu(CpuModel.of(self._bundle.manifest), sizes, graphs)
+
+    def step_seconds(self, graph: str, sizes: Sizes) -> float:
+        """Return roughly how long a step takes; 0 if it is short, or on a GPU."""
+        if self._device == "cpu":
+            return CpuModel.of(self._bundle.manifest).step_seconds(graph, sizes, self._threads)
+        return 0.0
 
     def max_decode_chunk(self) -> int | None:
         """Return None: any number of frames."""
@@ -180,41 +186,6 @@ def missing_cuda() -> str | None:
     if "CUDAExecutionProvider" in ort.get_available_providers() and _has_cuda_driver():
         return None
     return NO_CUDA
-
-
-def attention_bytes(geometry: Geometry, unet: Mapping[str, Any], sizes: Sizes) -> int:
-    """Return the bytes of the largest attention scores of a guided step, which ONNX Runtime's CPU writes out.
-
-    Args:
-        geometry: of the bundle.
-        unet: the UNet's configuration.
-        sizes: of the video.
-    """
-    _, height, width = geometry.latent_shape(sizes)
-    heads = unet.get("num_attention_heads", 5)  # diffusers' default for level 1
-    first = heads[0] if isinstance(heads, list) and heads else heads
-    count = first if isinstance(first, int) else 1
-    return 2 * sizes.frames * count * (height * width) ** 2 * 4
-
-
-def check_cpu(precision: Precision, geometry: Geometry, unet: Mapping[str, Any], sizes: Sizes | None = None) -> None:
-    """Refuse videos of ``sizes``, by default the bundle's smallest, that ONNX Runtime cannot make on this CPU.
-
-    Raises:
-        UsageError: ONNX Runtime's CPU has no kernels for the precision.
-        VcutError: a step needs more memory than the machine has.
-    """
-    if precision == "bf16":
-        raise UsageError(
-            "a bf16 bundle needs a GPU, ONNX Runtime has no bf16 kernels for the CPU: "
-            "export with --precision fp32 or fp16 to run here"
-        )
-    need, have = attention_bytes(geometry, unet, sizes or geometry.smallest), total_memory()
-    if need > have:
-        raise VcutError(
-            f"a step of this bundle needs {need / 2**30:.0f} GiB for attention on the CPU, this machine has "
-            f"{have / 2**30:.0f} GiB: run it on a GPU, or choose a smaller --height, --width or --frames"
-        )
 
 
 def _has_cuda_driver() -> bool:

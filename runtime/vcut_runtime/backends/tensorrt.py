@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,8 +117,12 @@ class TensorRtBackend:
         self._features: Memory | None = None
         self._loaded: dict[str, _Loaded] = {}
 
-    def check_sizes(self, sizes: Sizes) -> None:
+    def check_run(self, sizes: Sizes, graphs: Collection[str]) -> None:
         """Return at once: engines are built for all sizes that their bundle allows."""
+
+    def step_seconds(self, graph: str, sizes: Sizes) -> float:
+        """Return 0: a step on a GPU is short."""
+        return 0.0
 
     def max_decode_chunk(self) -> int | None:
         """Return how many frames the decode engine takes at most."""
