@@ -52,6 +52,7 @@ class FakeCuda:
         self.sizes: dict[int, int] = {}
         self.weights = 0  # bytes that engines took
         self.allocations = 0
+        self.cleared = 0  # times that the last error was taken back
         self.capturing: list[Callable[[], None]] | None = None
         self.capture_works = True
         self.launches = 0
@@ -83,6 +84,7 @@ class FakeCuda:
         return Result.success, error.name.encode()
 
     def cudaGetLastError(self) -> tuple:
+        self.cleared += 1
         return (Result.success,)
 
     def cudaStreamCreate(self) -> tuple:
@@ -238,6 +240,7 @@ class FakeRuntimeConfig:
         self.trt = trt
         self.strategy: Any = None
         self.cuda_graph_strategy = "disabled"
+        self.dynamic_shapes_kernel_specialization_strategy = "lazy"
         self.cache: FakeCache | None = None
 
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
@@ -384,6 +387,7 @@ def fake_tensorrt(cuda: FakeCuda, library: str = "tensorrt-rtx") -> Any:
         ILogger=type("ILogger", (), {}),
         ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
         CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph"),
+        DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="eager"),
     )
 
     class Runtime:

@@ -89,7 +89,8 @@ def build(
     target = choose_target(options.engines, options.gpu, manifest.precision)
     if isinstance(target, str):
         return BuildResult(opened.root, None, target)
-    recipes = make_recipes(manifest, target, decode_chunk)
+    workspace = None if options.workspace is None else round(options.workspace * 1e9)
+    recipes = make_recipes(manifest, target, decode_chunk, workspace)
     keys = {name: engine_key(manifest, name, recipe) for name, recipe in recipes.items()}
     kept = {} if force else _up_to_date(opened, target, keys)
     stale = tuple(name for name in manifest.graphs if name not in kept)

@@ -89,7 +89,8 @@ def compile_graph(job: EngineJob, on_phase: OnPhase) -> CompiledEngine:
             raise VcutError(f"cannot write the engine {job.graph} ({error.strerror}): free disk space") from None
     facts = log.facts
     warnings = tuple(dict.fromkeys(log.warnings))
-    return CompiledEngine(facts.get("Activation", 0), facts.get("Weights", 0), log.layers, warnings)
+    weights = facts.get("Weights") or _weight_bytes(trt, logger, serialized)
+    return CompiledEngine(facts.get("Activation", 0), weights, log.layers, warnings)
 
 
 def _configure(trt: Any, builder: Any, network: Any, config: Any, job: EngineJob) -> None:
@@ -105,6 +106,11 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: EngineJob
     if job.recipe.precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)  # it rounds inputs to 10 bits of mantissa, which is all that fp16 has
         _decompose_attention(trt, network)
+    no_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if no_allocation is not None:  # a step that allocates cannot be captured as a CUDA graph
+        config.set_flag(no_allocation)
+    if job.recipe.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job.recipe.workspace)
     if job.recipe.profile:
         profile = builder.create_optimization_profile()
         for name, shapes in job.recipe.profile.items():
@@ -114,6 +120,17 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, job: EngineJob
         path = Path(job.timing_cache)
         data = path.read_bytes() if path.is_file() else b""
         config.set_timing_cache(config.create_timing_cache(data), False)  # ignores timings of other versions
+
+
+def _weight_bytes(trt: Any, logger: Any, serialized: Any) -> int:
+    """Return the size of an engine's weights that the log does not give.
+
+    The engine tells it where it can be loaded. Elsewhere the size of its file is an upper bound.
+    """
+    statistic = getattr(getattr(trt, "EngineStat", None), "TOTAL_WEIGHTS_SIZE", None)
+    engine = None if statistic is None else trt.Runtime(logger).deserialize_cuda_engine(serialized)
+    size = int(serialized.nbytes)
+    return size if engine is None else min(size, int(engine.get_engine_stat(statistic)))
 
 
 def _decompose_attention(trt: Any, network: Any) -> None:

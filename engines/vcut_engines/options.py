@@ -27,9 +27,15 @@ class EngineOptions:
         None,
         "a10, rtx4090 ..., 8.6, sm86, portable, or this. [default: this for TensorRT, portable for TensorRT-RTX]",
     )
+    workspace: float | None = option(
+        None,
+        "Gigabytes that a kernel may use while the library chooses it. [default: with TensorRT the GPU's memory]",
+    )
     verbose: bool = option(False, "Show the library's whole log while it builds.", "--verbose", "-v")
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.workspace is not None and not 0.001 <= self.workspace <= 10_000:
+            raise UsageError(f"--workspace {self.workspace} is not a number of gigabytes: give 0.001 to 10000")
         if self.engines == "none" and self.gpu is not None:
             raise UsageError(f"--gpu {self.gpu} is given but --engines none builds nothing: leave one of them out")

@@ -25,6 +25,7 @@ class Recipe(msgspec.Struct, frozen=True):
         compute_capability: such as ``8.6``; None for an engine that runs on Ampere and later.
         precision: of the graph.
         profile: the shapes of each dynamic input.
+        workspace: bytes that a kernel may use, None for the library's own limit.
     """
 
     library: EngineLibrary
@@ -32,10 +33,13 @@ class Recipe(msgspec.Struct, frozen=True):
     compute_capability: str | None
     precision: Precision
     profile: dict[str, Profile] = {}
+    workspace: int | None = None
 
 
-def make_recipes(manifest: Manifest, target: Target, decode_chunk: int | None) -> dict[str, Recipe]:
-    """Return the recipe of each graph's engine.
+def make_recipes(
+    manifest: Manifest, target: Target, decode_chunk: int | None, workspace: int | None = None
+) -> dict[str, Recipe]:
+    """Return the recipe of each graph's engine. The ``workspace`` is by default at most what the target's GPU has.
 
     Profiles span the sizes of the bundle's videos. The profile of ``decode`` spans 1 to ``decode_chunk`` frames, by
     default the bundle's chunk.
@@ -53,10 +57,9 @@ def make_recipes(manifest: Manifest, target: Target, decode_chunk: int | None) -
         free = {t.name: t.shape for t in graph.inputs if any(isinstance(d, str) for d in t.shape)}
         return {name: Profile(sized(s, least), sized(s, usual), sized(s, most)) for name, s in free.items()}
 
-    return {
-        name: Recipe(target.library, target.version, target.compute_capability, manifest.precision, profile(graph))
-        for name, graph in manifest.graphs.items()
-    }
+    limit = target.memory if workspace is None else workspace
+    about = (target.library, target.version, target.compute_capability, manifest.precision)
+    return {name: Recipe(*about, profile(graph), limit) for name, graph in manifest.graphs.items()}
 
 
 def engine_key(manifest: Manifest, graph: str, recipe: Recipe) -> str:

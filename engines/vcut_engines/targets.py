@@ -21,12 +21,14 @@ class Target:
         version: of the library; engines run on no other version.
         compute_capability: such as ``8.6``; None for an engine that runs on Ampere and later.
         gpu: the GPU's name, as given or as the driver says it; None for TensorRT-RTX's portable engines.
+        memory: of the GPU in bytes, if kernels are timed on it. TensorRT has been seen to try kernels that need more.
     """
 
     library: EngineLibrary
     version: str
     compute_capability: str | None
     gpu: str | None
+    memory: int | None = None
 
     @property
     def name(self) -> str:
@@ -102,14 +104,14 @@ def _tensorrt(library: Library, gpu: str | None, precision: Precision) -> Target
             "use --engines tensorrt-rtx, which needs no GPU"
         ) from None
     if gpu is not None and gpu.lower() == "portable":
-        return Target(library.name, library.version, None, here.name)
+        return Target(library.name, library.version, None, here.name, here.memory()[1])
     if gpu is not None and gpu.lower() != "this" and compute_capability(gpu) != here.compute_capability:
         raise UsageError(
             f"{title} builds for the GPU of this machine, {here.name} ({here.compute_capability}), not for {gpu}: "
             "build there, or use --engines tensorrt-rtx"
         )
     _check_precision(library, precision, here.compute_capability, here.name)
-    return Target(library.name, library.version, here.compute_capability, here.name)
+    return Target(library.name, library.version, here.compute_capability, here.name, here.memory()[1])
 
 
 def _here_or_named(gpu: str) -> tuple[str, str]:

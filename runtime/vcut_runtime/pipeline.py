@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -26,11 +28,15 @@ Callback = Callable[[int, Step, np.ndarray], None]
 
 
 class Pipeline:
-    """A loaded bundle. Make one with :meth:`load`, then call it with an image."""
+    """A loaded bundle. Make one with :meth:`load`, then call it with an image.
+
+    Threads may share it: it makes one video after the other.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
         self.backend = backend
+        self._lock, self._busy = threading.RLock(), False
 
     @classmethod
     def load(
@@ -95,6 +101,30 @@ class Pipeline:
             VcutError: the backend failed.
         """
         options = merge(RunOptions, options, keywords)
+        with self._alone():
+            return self._make(image, options, latents, noise, callback, progress)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one thread at a time use the backend, whose buffers hold one video."""
+        with self._lock:
+            if self._busy:
+                raise UsageError("a callback cannot make another video with its own pipeline: make it afterwards")
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
+
+    def _make(
+        self,
+        image: ImageLike | Sequence[ImageLike],
+        options: RunOptions,
+        latents: np.ndarray | None,
+        noise: np.ndarray | None,
+        callback: Callback | None,
+        progress: Progress | None,
+    ) -> Video | list[Video]:
         plan = plan_run(self.manifest, options, self.backend.max_decode_chunk())
         self.backend.check_run(plan.sizes, {step.graph for step in plan.schedule})
         sizes = plan.sizes

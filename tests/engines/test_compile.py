@@ -65,6 +65,7 @@ def job(onnx: Path, **changes: Any) -> EngineJob:
         "compute_capability": None,
         "precision": "fp16",
         "profile": {},
+        "workspace": None,
     }
     recipe |= {key: changes.pop(key) for key in list(changes) if key in recipe}
     folder = onnx.parent
@@ -301,6 +302,35 @@ def test_a_timing_cache_is_kept_and_used_again(tmp_path: Path) -> None:
     compile_graph(task, silent)
     assert cache.read_bytes() != b"of another version"
     assert [path.name for path in cache.parent.iterdir()] == ["timing.cache"]
+
+
+def test_a_workspace_and_no_allocation_at_run_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import vcut_engines.compile as module
+
+    seen: list[Any] = []
+    configure = module._configure
+
+    def spy(trt: Any, builder: Any, network: Any, config: Any, task: EngineJob) -> None:
+        configure(trt, builder, network, config, task)
+        limit = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
+        seen.append((limit, config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)))
+
+    monkeypatch.setattr(module, "_configure", spy)
+    compile_graph(job(addition(tmp_path), workspace=64 << 20), silent)
+    assert seen == [(64 << 20, True)]
+
+
+def test_weights_that_the_log_does_not_tell_are_bounded_by_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = BuildLog.__call__
+
+    def silent_about_weights(self: BuildLog, severity: str, message: str) -> None:
+        call(self, severity, re.sub("Total Weights Memory", "", message))
+
+    monkeypatch.setattr(BuildLog, "__call__", silent_about_weights)
+    task = job(addition(tmp_path))
+    assert compile_graph(task, silent).weight_bytes == Path(task.output).stat().st_size
 
 
 def test_a_warning_comes_back_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

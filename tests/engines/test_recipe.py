@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -23,6 +24,15 @@ def test_each_graph_has_a_recipe_for_the_target() -> None:
     for name, recipe in recipes.items():
         profile = {"latents": Profile((1, 4, 8, 12), (14, 4, 8, 12), (14, 4, 8, 12))} if name == "decode" else {}
         assert recipe == Recipe("tensorrt-rtx", "1.2.3", "8.6", "fp32", profile)
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory", "limit"), [(None, None, None), (None, 24 << 30, 24 << 30), (5, 24 << 30, 5)]
+)
+def test_kernels_use_at_most_the_workspace(asked: int | None, memory: int | None, limit: int | None) -> None:
+    target = dataclasses.replace(TARGET, memory=memory)
+    recipes = make_recipes(example_manifest.example(), target, None, asked)
+    assert {recipe.workspace for recipe in recipes.values()} == {limit}
 
 
 def test_decode_takes_up_to_its_chunk() -> None:

@@ -17,6 +17,7 @@ from vcut_runtime.backends.tensorrt_library import Library, load_library
 from vcut_runtime.bundle.manifest import EngineLibrary, Precision
 
 RTX = ("7.5", "8.0", "8.6", "8.9", "12.0")
+MEMORY = 24 << 30
 NO_GPU = "no NVIDIA GPU is visible: check nvidia-smi"
 
 
@@ -43,7 +44,7 @@ class Machine:
     def cuda(self) -> Any:
         if self.gpu is None:
             raise UsageError(NO_GPU)
-        return SimpleNamespace(compute_capability=self.gpu[0], name=self.gpu[1])
+        return SimpleNamespace(compute_capability=self.gpu[0], name=self.gpu[1], memory=lambda: (MEMORY // 2, MEMORY))
 
 
 @pytest.fixture
@@ -122,11 +123,11 @@ def test_tensorrt_rtx_refuses_a_gpu_at_hand_that_it_does_not_know(machine: Machi
 
 @pytest.mark.parametrize("gpu", [None, "this", "THIS", "a10", "RTX 3090", "8.6", "sm_86"])
 def test_tensorrt_builds_for_the_gpu_at_hand(machine: Machine, gpu: str | None) -> None:
-    assert chosen("tensorrt", gpu) == Target("tensorrt", "1.2.3", "8.6", "Fake A10")
+    assert chosen("tensorrt", gpu) == Target("tensorrt", "1.2.3", "8.6", "Fake A10", MEMORY)
 
 
 def test_tensorrt_builds_portably_on_the_gpu_at_hand(machine: Machine) -> None:
-    assert chosen("tensorrt", "portable") == Target("tensorrt", "1.2.3", None, "Fake A10")
+    assert chosen("tensorrt", "portable") == Target("tensorrt", "1.2.3", None, "Fake A10", MEMORY)
 
 
 @pytest.mark.parametrize("gpu", [None, "this", "portable", "a10"])

@@ -410,8 +410,25 @@ def test_a_failing_callback_stops_the_run(small: Pipeline, photo: Image.Image) -
     def stop(number: int, step: Step, latents: np.ndarray) -> None:
         raise KeyboardInterrupt
 
+    expected = small(photo, seed=0).frames
     with pytest.raises(KeyboardInterrupt):
         small(photo, seed=0, callback=stop)
+    assert np.array_equal(small(photo, seed=0).frames, expected)  # and leaves the pipeline as it was
+
+
+def test_a_callback_cannot_use_its_own_pipeline(small: Pipeline, photo: Image.Image) -> None:
+    with pytest.raises(UsageError, match="make it afterwards"):
+        small(photo, seed=0, callback=lambda *_: small(photo))
+
+
+def test_the_time_of_a_video_is_that_of_its_steps(small: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert small.estimate_seconds() == 0  # nobody waits for a small model
+    times = {"semantic_binding": 100.0, "quality_improvement": 10.0}
+    monkeypatch.setattr(small.backend, "step_seconds", lambda graph, sizes: times[graph])
+    assert small.estimate_seconds() == 220
+    assert small.estimate_seconds(cut_step="none") == 400
+    with pytest.raises(UsageError, match="num_inference_steps|steps"):
+        small.estimate_seconds(num_inference_steps=0)
 
 
 @pytest.mark.parametrize(

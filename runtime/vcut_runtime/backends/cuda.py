@@ -102,7 +102,7 @@ class Cuda:
             yield captured
         except BaseException:
             self._rt.cudaStreamEndCapture(self.stream)  # the stream must leave capture mode whatever went wrong
-            self._rt.cudaGetLastError()
+            self._rt.cudaGetLastError()  # the library's own calls may have failed, too
             raise
         graph = self._call("cudaStreamEndCapture", self.stream)
         try:
@@ -136,6 +136,8 @@ class Cuda:
     def _call(self, name: str, *arguments: Any, what: str = "", size: int = 0) -> Any:
         result, *values = getattr(self._rt, name)(*arguments)
         code = int(result)
+        if code:
+            self._rt.cudaGetLastError()  # CUDA would report the error again after a later call that succeeds
         if code == _OUT_OF_MEMORY:
             free, total = (int(v) for v in self._rt.cudaMemGetInfo()[1:])
             need = f" for {what} ({size / 1e9:.2f} GB)" if what else ""

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the graphs as they are, on the CPU or on CUDA."""
+"""ONNX Runtime: the graphs as they are, on the CPU, on CUDA, or on another provider of the installed package."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ import numpy as np
 from vcut_runtime.backends.backend import Offer
 from vcut_runtime.backends.cpu_limits import CpuModel, check_cpu
 from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
+from vcut_runtime.backends.onnxruntime_providers import CPU, CUDA, RECORD_PLACEMENT, Provider, gpu_memory, misplaced
 from vcut_runtime.bundle import Bundle, check_hashes
 from vcut_runtime.bundle.geometry import Sizes
-from vcut_runtime.bundle.graph import share_stage
-from vcut_runtime.bundle.manifest import Precision
+from vcut_runtime.bundle.graph import GRAPHS, share_stage
 from vcut_runtime.errors import UsageError, VcutError, first_line
 from vcut_runtime.host import total_memory
 from vcut_runtime.options import BackendOptions
 
-NO_CUDA = (
-    "on a machine with an NVIDIA driver, pip uninstall onnxruntime, then "
-    "pip install 'onnxruntime-gpu[cuda,cudnn]>=1.26'"
-)
+_LARGE = 2 << 30  # bytes of a step; blocks of such steps come straight from the system
 
 
 def offer(bundle: Bundle, name: str) -> Offer:
-    """Offer ``onnxruntime-cuda`` or ``onnxruntime-cpu``.
+    """Offer ``onnxruntime-cpu``, ``onnxruntime-cuda``, or another provider of the installed package.
 
     Raises:
-        UsageError: there is no CUDA here, or the CPU has no kernels for the bundle's precision.
+        UsageError: the provider is not here, or has no kernels for the bundle's precision.
         VcutError: a step needs more memory than this machine has.
     """
-    if name == "onnxruntime-cuda":
-        missing = missing_cuda()
-        if missing:
-            raise UsageError(f"backend {name} is not available here: {missing}")
-        reason = "ONNX Runtime has CUDA and a driver"
-    else:
+    provider = Provider.of(name, bundle.manifest.precision)
+    if provider.name == CPU:
         check_cpu(CpuModel.of(bundle.manifest))
         reason = "runs anywhere"
+    elif provider.name == CUDA:
+        if bundle.manifest.precision == "bf16":
+            raise UsageError(
+                "ONNX Runtime has no bf16 kernel of Resize for CUDA: export with --precision fp16, or build engines"
+            )
+        reason = "ONNX Runtime has CUDA and a driver"
+    else:
+        reason = f"the installed ONNX Runtime has {provider.name}; vcut is not tested on it"
 
     def open_graphs(options: BackendOptions) -> OnnxRuntimeBackend:
         check_hashes(bundle, bundle.manifest.onnx_files())
@@ -50,27 +51,35 @@ def offer(bundle: Bundle, name: str) -> Offer:
 
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime on the CPU or, where its package has it, on CUDA. The graphs' hashes have been checked."""
+    """ONNX Runtime on the CPU or another of its providers. The graphs' hashes have been checked."""
 
     def __init__(self, bundle: Bundle, name: str, threads: int | None = None) -> None:
+        manifest = bundle.manifest
         self.name = name
         self.notes: list[str] = []
         self._bundle = bundle
-        self._device = "cuda" if name == "onnxruntime-cuda" else "cpu"
+        self._provider = Provider.of(name, manifest.precision)
         self._threads = threads
         self._sessions: dict[str, Any] = {}
-        weights = {entry.weights: bundle.manifest.weights[entry.weights] for entry in bundle.manifest.graphs.values()}
-        # Each session holds its own copy of the weights; without room for all, only the running graph stays.
-        self._keep = 4 * sum(entry.bytes for entry in weights.values()) < total_memory()
+        self._keep = self._has_room()
+        if self._provider.name != CPU and manifest.operators == "cpu":
+            self.notes.append("these graphs are made for a CPU: for a GPU, export with --operators gpu")
+
+    def _has_room(self) -> bool:
+        """Tell whether the sessions of all graphs fit. Each holds its own copy of the weights."""
+        graphs, files = self._bundle.manifest.graphs.values(), self._bundle.manifest.weights
+        if self._provider.name == CUDA and (memory := gpu_memory()):
+            return 2 * sum(files[graph.weights].bytes for graph in graphs) < memory
+        return 4 * sum(files[name].bytes for name in {graph.weights for graph in graphs}) < total_memory()
 
     def check_run(self, sizes: Sizes, graphs: Collection[str]) -> None:
         """Raise VcutError if the CPU has not the memory for a video of ``sizes``."""
-        if self._device == "cpu":
+        if self._provider.name == CPU:
             check_cpu(CpuModel.of(self._bundle.manifest), sizes, graphs)
 
     def step_seconds(self, graph: str, sizes: Sizes) -> float:
         """Return roughly how long a step takes; 0 if it is short, or on a GPU."""
-        if self._device == "cpu":
+        if self._provider.name == CPU:
             return CpuModel.of(self._bundle.manifest).step_seconds(graph, sizes, self._threads)
         return 0.0
 
@@ -88,29 +97,58 @@ class OnnxRuntimeBackend:
             return
         if not self._keep:
             self._sessions = {name: session for name, session in self._sessions.items() if share_stage(name, graph)}
-        on_cuda = self._device == "cuda"
-        ort = load_onnxruntime(cuda=on_cuda)
+        ort = load_onnxruntime(cuda=self._provider.name == CUDA)
+        entry = self._bundle.manifest.graphs[graph]
+        path = self._bundle.path(entry if self._provider.name != CPU or entry.contrib is None else entry.contrib)
+        try:
+            session = ort.InferenceSession(path, self._options(ort, graph), providers=self._providers())
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise VcutError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from None
+        self._check_placement(graph, session)
+        self._sessions[graph] = session
+
+    def _providers(self) -> list[Any]:
+        own = [] if self._provider.name == CPU else [(self._provider.name, self._provider.settings)]
+        return [*own, CPU]
+
+    def _options(self, ort: Any, graph: str) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        for key, value in thread_settings(self._threads).items():
+        for key, value in [*thread_settings(self._threads).items(), RECORD_PLACEMENT]:
             options.add_session_config_entry(key, value)
         if self._threads:
             options.intra_op_num_threads = self._threads
-        cuda = [("CUDAExecutionProvider", cuda_settings(self._bundle.manifest.precision))] if on_cuda else []
-        entry = self._bundle.manifest.graphs[graph]
-        path = self._bundle.path(entry if on_cuda or entry.contrib is None else entry.contrib)
-        try:
-            session = ort.InferenceSession(path, options, providers=[*cuda, "CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise VcutError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from None
-        if cuda and "CUDAExecutionProvider" not in session.get_providers():
-            raise VcutError("ONNX Runtime could not start CUDA: check the driver, or use --backend onnxruntime-cpu")
-        self._sessions[graph] = session
+        if self._provider.name == CPU and GRAPHS[graph].is_step:
+            geometry = self._bundle.manifest.geometry
+            if CpuModel.of(self._bundle.manifest).step_memory(graph, geometry.sizes) > _LARGE:
+                options.enable_cpu_mem_arena = False  # an arena keeps what it once had, and its blocks fit ill
+                options.enable_mem_pattern = False
+        return options
+
+    def _check_placement(self, graph: str, session: Any) -> None:
+        """Find the nodes that the provider has left to the CPU.
+
+        Raises:
+            VcutError: the provider did not start, or CUDA left work to the CPU for which it was chosen.
+        """
+        if self._provider.name not in session.get_providers():
+            name = self._provider.name
+            raise VcutError(f"ONNX Runtime could not start {name}: check the driver, or use --backend onnxruntime-cpu")
+        heavy, light = misplaced(session, self._provider.name)
+        operators = ", ".join(f"{count} {operator}" for operator, count in heavy.most_common())
+        if heavy and self._provider.name == CUDA:
+            raise VcutError(
+                f"ONNX Runtime leaves {operators} of {graph} to the CPU: update onnxruntime-gpu, or choose another "
+                "--precision"
+            )
+        if heavy or light:
+            what = operators or f"{sum(light.values())} small nodes"
+            self.notes.append(f"{self._provider.name} leaves {what} of {graph} to the CPU")
 
     def upload(self, value: np.ndarray) -> Any:
         """Return an ``OrtValue`` on the backend's device."""
         ort = load_onnxruntime()
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._device, 0)
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), self._provider.device, 0)
 
     def download(self, value: Any) -> np.ndarray:
         """Return an ``OrtValue`` as an array of its own: it outlives the value, and changing it changes no video."""
@@ -130,7 +168,7 @@ class OnnxRuntimeBackend:
             for name, value in inputs.items():
                 binding.bind_ortvalue_input(name, value)
             for name in names:
-                binding.bind_output(name, self._device)
+                binding.bind_output(name, self._provider.device)
             session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise VcutError(f"ONNX Runtime failed in {graph}: {first_line(error)}") from None
@@ -165,35 +203,3 @@ def thread_settings(threads: int | None) -> dict[str, str]:
     if threads == len(usable) > 1:
         settings["session.intra_op_thread_affinities"] = ";".join(str(cpu + 1) for cpu in usable[1:])
     return settings
-
-
-def cuda_settings(precision: Precision) -> dict[str, str]:
-    """Return the options of ONNX Runtime's CUDA provider.
-
-    Its memory grows by what is asked for, and not to the next power of two. Convolutions are chosen by heuristic:
-    trying all of them takes minutes for each new size. fp32 is not rounded to TF32, so that it means what it says.
-    """
-    return {
-        "arena_extend_strategy": "kSameAsRequested",
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": "0" if precision == "fp32" else "1",
-    }
-
-
-def missing_cuda() -> str | None:
-    """Return why ONNX Runtime cannot use a GPU here, None if it can."""
-    ort = load_onnxruntime()
-    if "CUDAExecutionProvider" in ort.get_available_providers() and _has_cuda_driver():
-        return None
-    return NO_CUDA
-
-
-def _has_cuda_driver() -> bool:
-    """ONNX Runtime lists CUDA wherever its GPU package is; without a driver it would fail only when a graph loads."""
-    import ctypes
-
-    try:
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True

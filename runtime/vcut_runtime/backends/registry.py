@@ -25,6 +25,7 @@ BACKENDS: Mapping[str, Callable[[Bundle], Offer]] = {
     "onnxruntime-cpu": partial(_offer, "onnxruntime", "onnxruntime-cpu"),
 }
 _LAST = "onnxruntime-cpu"
+_ONNXRUNTIME = "onnxruntime-"  # and the name of any provider of the installed package
 
 
 def open_backend(bundle: Bundle, name: str = "auto", options: BackendOptions | None = None) -> Backend:
@@ -44,9 +45,9 @@ def choose(bundle: Bundle, name: str = "auto") -> Offer:
         VcutError: nothing here can run this bundle; the message says why its engines and the CPU cannot.
     """
     if name != "auto":
-        if name not in BACKENDS:
+        if name not in BACKENDS and not name.startswith(_ONNXRUNTIME):
             raise UsageError(f"unknown backend {name!r}: choose auto, {', '.join(BACKENDS)}")
-        return BACKENDS[name](bundle)
+        return BACKENDS.get(name, partial(_offer, "onnxruntime", name))(bundle)
     refusals: dict[str, str] = {}
     for candidate, ask in BACKENDS.items():
         try:
@@ -64,7 +65,9 @@ def choose(bundle: Bundle, name: str = "auto") -> Offer:
 def verdicts(bundle: Bundle) -> dict[str, str]:
     """Return for each backend whether it can run ``bundle`` here: ``yes: why`` or ``no: why not``."""
     result = {}
-    for name, ask in BACKENDS.items():
+    providers = import_module("vcut_runtime.backends.onnxruntime_providers").other_providers()
+    others = {name: partial(_offer, "onnxruntime", name) for name in (_ONNXRUNTIME + word for word in providers)}
+    for name, ask in {**BACKENDS, **others}.items():
         try:
             result[name] = f"yes: {ask(bundle).reason}"
         except VcutError as error:

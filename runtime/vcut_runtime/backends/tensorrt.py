@@ -250,6 +250,10 @@ class TensorRtBackend:
             if self._cuda_graphs and GRAPHS[graph].is_step and hasattr(config, "cuda_graph_strategy"):
                 config.cuda_graph_strategy = self._library.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
                 own_graph = True
+            if entry.profile and hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
+                # Lazily specialised kernels come after the first run, when the kernels have been kept already.
+                eager = self._library.module.DynamicShapesKernelSpecializationStrategy.EAGER
+                config.dynamic_shapes_kernel_specialization_strategy = eager
             cache = KernelCache.of(config, entry, self._library, self._cuda)
             context = engine.create_execution_context(config)
         else:

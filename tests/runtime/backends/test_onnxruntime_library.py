@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vcut_runtime.backends import onnxruntime_library
-from vcut_runtime.backends.onnxruntime import cuda_settings
+from vcut_runtime.backends.onnxruntime_providers import cuda_settings
 
 ROOT = Path(__file__).parents[3]
 RUN = """

@@ -38,7 +38,8 @@ class Machine:
 
         monkeypatch.setattr(tensorrt, "Cuda", self.cuda)
         monkeypatch.setattr(tensorrt, "load_library", self.load)
-        monkeypatch.setattr(onnx, "missing_cuda", lambda: "" if self.onnxruntime_cuda else NO_CUDA)
+        missing = "vcut_runtime.backends.onnxruntime_providers.missing_cuda"
+        monkeypatch.setattr(missing, lambda: "" if self.onnxruntime_cuda else NO_CUDA)
         monkeypatch.setattr(onnx, "check_cpu", check)
 
     def cuda(self) -> Cuda:

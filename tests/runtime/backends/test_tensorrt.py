@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,26 @@ def test_tensorrt_rtx_captures_by_itself(bundle_copy: Path, photo: Image.Image) 
     off: Any = machine.pipeline(cuda_graphs=False).backend
     off.load("semantic_binding")
     assert off._loaded["semantic_binding"].context.config.cuda_graph_strategy == "disabled"
+
+
+def test_kernels_of_free_sizes_are_specialised_before_they_are_kept(bundle_copy: Path) -> None:
+    backend: Any = Machine(bundle_copy).pipeline().backend
+    for graph, strategy in (("decode", "eager"), ("semantic_binding", "lazy")):  # decode takes any number of frames
+        backend.load(graph)
+        config = backend._loaded[graph].context.config
+        assert config.dynamic_shapes_kernel_specialization_strategy == strategy
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_threads_that_share_a_pipeline_get_their_own_videos(
+    library: str, bundle_copy: Path, photo: Image.Image
+) -> None:
+    pipeline = Machine(bundle_copy, library).pipeline()
+    expected = [pipeline(photo, seed=seed).frames for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        videos = list(pool.map(lambda seed: pipeline(photo, seed=seed), range(4)))
+    for video, frames in zip(videos, expected, strict=True):
+        assert np.array_equal(video.frames, frames)
 
 
 def test_low_memory_keeps_one_engines_weights_and_every_context(bundle_copy: Path, photo: Image.Image) -> None:
