@@ -65,6 +65,8 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
     for name, graph in d["graphs"].items():
         tensors = [*map(_tensor, graph["inputs"]), *(f"→ {_tensor(tensor)}" for tensor in graph["outputs"])]
         about = f"{name}\n{_size(graph['bytes'])}, {graph['weights']}\n{graph['sha256'][:12]}"
+        if graph["contrib"]:
+            about += f"\nand for ONNX Runtime's CPU\n{graph['contrib']['sha256'][:12]}"
         graphs.add_row(Text(about), Text("\n".join(tensors)))
     yield graphs
     files = Table("weights", "size", "sha256")

@@ -427,7 +427,7 @@ def test_the_time_of_a_video_is_that_of_its_steps(small: Pipeline, monkeypatch: 
     monkeypatch.setattr(small.backend, "step_seconds", lambda graph, sizes: times[graph])
     assert small.estimate_seconds() == 220
     assert small.estimate_seconds(cut_step="none") == 400
-    with pytest.raises(UsageError, match="num_inference_steps|steps"):
+    with pytest.raises(UsageError, match="at least 1"):
         small.estimate_seconds(num_inference_steps=0)
 
 

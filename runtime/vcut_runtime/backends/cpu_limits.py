@@ -1,6 +1,6 @@
 """What ONNX Runtime's CPU can run, and roughly what a step takes there in memory and time.
 
-Measured on SVD-XT at 576x1024 in fp32, see ``benchmarks/results/cpu-full-size-*.json``.
+Measured on SVD-XT at 576x1024 in fp32, see ``benchmarks/results/full-size-cpu-*.json``.
 """
 
 from __future__ import annotations
