@@ -21,7 +21,15 @@ README = FOLDER.parent / "README.md"
 _SHORT = re.compile(r"(<!-- results: latency -->\n).*?(<!-- end -->)", re.DOTALL)
 _SHORT_ROWS = (  # of the latency result's first table
     *("diffusers, eager", "diffusers, torch.compile", "diffusers, AYS, DPM-Solver++", "T-GATE"),
-    *("DeepCache, interval 3", "vcut, never cut", "vcut, c=17", "vcut, tuned", "vcut, balanced", "vcut, fast"),
+    *(
+        "DeepCache, interval 3",
+        "vcut, never cut",
+        "vcut, c=17",
+        "vcut, near",
+        "vcut, tuned",
+        "vcut, balanced",
+        "vcut, fast",
+    ),
 )
 _PLACE = re.compile(r"^\{\{ (\S+) \}\}$", re.MULTILINE)
 

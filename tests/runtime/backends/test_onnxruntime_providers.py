@@ -43,9 +43,7 @@ def test_other_providers_are_backends_by_their_names(small_bundle: Path) -> None
     bundle = open_bundle(small_bundle)
     assert "not tested" in choose(bundle, "onnxruntime-openvino").reason
     assert list(verdicts(bundle))[-1] == "onnxruntime-openvino"
-    with pytest.raises(
-        UsageError, match="no provider for backend onnxruntime-dml: choose onnxruntime-cpu"
-    ):
+    with pytest.raises(UsageError, match="no provider for backend onnxruntime-dml: choose onnxruntime-cpu"):
         choose(bundle, "onnxruntime-dml")
 
 
