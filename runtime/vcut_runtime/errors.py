@@ -22,3 +22,9 @@ class BundleError(VcutError):
 def first_line(error: object) -> str:
     """Return the first line of an error's text, or its type's name if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message: nested libraries give their reason there."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,8 +1,9 @@
 """Attention with the operator for which ONNX Runtime's CPU has a flash kernel.
 
 ONNX's own ``Attention`` writes out all scores there: 1.7 GB for one frame of SVD at 576x1024. ONNX Runtime's
-``MultiHeadAttention`` does not, and takes a third of the time. TensorRT cannot read that operator. So a graph for the
-CPU comes in two files that differ in it and share their weights.
+``MultiHeadAttention`` does not, and takes a third of the time. On short sequences it takes as long. OpenVINO reads that
+operator alone, and TensorRT only the standard one. So a graph for the CPU comes in two files that differ in it and share
+their weights.
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ from __future__ import annotations
 import onnx_ir as ir
 
 DOMAIN = "com.microsoft"
-_MOST_HEADS = 64  # more are the pixels of temporal attention, whose sequence is the frames
-_SHORTEST = 64  # on shorter sequences the standard operator is as fast
 
 
 def use_flash_attention(model: ir.Model) -> bool:
-    """Replace, in place, the attention over long sequences. Return False if there is none.
+    """Replace, in place, every attention with a known number of heads. Return False if there is none.
 
-    Query, key and value lie in memory as [batch, sequence, heads, width], and a Transpose brings the heads forward.
-    The new operator takes them as they lie, as [batch, sequence, heads * width].
+    The number is an attribute of the new operator. In temporal attention pixels are heads too, so with free sizes it is
+    unknown. Query, key and value lie in memory as [batch, sequence, heads, width], and a Transpose brings the heads
+    forward. The new operator takes them as they lie, as [batch, sequence, heads * width].
     """
     graph = model.graph
-    nodes = [node for node in graph if node.op_type == "Attention" and node.domain == "" and _is_long(node)]
+    nodes = [node for node in graph if node.op_type == "Attention" and node.domain == "" and _heads(node)]
     for node in nodes:
         sources = [_untransposed(value) for value in node.inputs]
         (restored,) = [use for use, _ in node.outputs[0].uses()]
@@ -29,7 +29,7 @@ def use_flash_attention(model: ir.Model) -> bool:
             raise RuntimeError(f"the attention {node.name} is not written as diffusers writes it")
         flat = _constant(graph, "flash_attention.flat", [0, 0, -1])
         inputs = [ir.node("Reshape", [source, flat], name=f"{node.name}/flat_{i}") for i, source in enumerate(sources)]
-        heads = _dimension(node, 1)
+        heads = _heads(node)
         attributes: dict[str, int | float] = {"num_heads": heads}
         if "scale" in node.attributes:
             attributes["scale"] = node.attributes["scale"].as_float()
@@ -53,18 +53,13 @@ def use_flash_attention(model: ir.Model) -> bool:
     return bool(nodes)
 
 
-def _is_long(node: ir.Node) -> bool:
-    heads, sequence = _dimension(node, 1), _dimension(node, 2)
-    return 0 < heads <= _MOST_HEADS and not 0 < sequence < _SHORTEST
-
-
-def _dimension(node: ir.Node, axis: int) -> int:
-    """Return a dimension of the query [batch, heads, sequence, width]; 0 if it is free."""
+def _heads(node: ir.Node) -> int:
+    """Return the heads of the query [batch, heads, sequence, width]; 0 if their number is free."""
     query = node.inputs[0]
     if query is None or query.shape is None:
         raise RuntimeError(f"the attention {node.name} has no known shape")
-    size = query.shape[axis]
-    return size if isinstance(size, int) else 0
+    heads = query.shape[1]
+    return heads if isinstance(heads, int) else 0
 
 
 def _untransposed(value: ir.Value | None) -> ir.Value | None:

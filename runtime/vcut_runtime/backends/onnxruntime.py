@@ -16,7 +16,7 @@ from vcut_runtime.backends.onnxruntime_providers import CPU, CUDA, RECORD_PLACEM
 from vcut_runtime.bundle import Bundle, check_hashes
 from vcut_runtime.bundle.geometry import Sizes
 from vcut_runtime.bundle.graph import GRAPHS, share_stage
-from vcut_runtime.errors import UsageError, VcutError, first_line
+from vcut_runtime.errors import UsageError, VcutError, first_line, last_line
 from vcut_runtime.host import total_memory
 from vcut_runtime.options import BackendOptions
 
@@ -99,17 +99,18 @@ class OnnxRuntimeBackend:
             self._sessions = {name: session for name, session in self._sessions.items() if share_stage(name, graph)}
         ort = load_onnxruntime(cuda=self._provider.name == CUDA)
         entry = self._bundle.manifest.graphs[graph]
-        path = self._bundle.path(entry if self._provider.name != CPU or entry.contrib is None else entry.contrib)
-        try:
-            session = ort.InferenceSession(path, self._options(ort, graph), providers=self._providers())
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise VcutError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from None
-        self._check_placement(graph, session)
-        self._sessions[graph] = session
-
-    def _providers(self) -> list[Any]:
+        path = self._bundle.path(entry if self._provider.name == CUDA or entry.contrib is None else entry.contrib)
         own = [] if self._provider.name == CPU else [(self._provider.name, self._provider.settings)]
-        return [*own, CPU]
+        try:
+            session = ort.InferenceSession(path, self._options(ort, graph), providers=[*own, CPU])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            if self._provider.name in (CPU, CUDA):
+                raise VcutError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from None
+            self.notes.append(f"{self._provider.name} cannot load {graph}, it runs on the CPU: {last_line(error)}")
+            session = ort.InferenceSession(path, self._options(ort, graph), providers=[CPU])
+        else:
+            self._check_placement(graph, session)
+        self._sessions[graph] = session
 
     def _options(self, ort: Any, graph: str) -> Any:
         options = ort.SessionOptions()

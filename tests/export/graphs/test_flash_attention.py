@@ -63,11 +63,21 @@ def test_the_same_numbers(sequence: int | str, scale: float | None) -> None:
     assert np.abs(run(model, x) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_short_sequences_keep_the_standard_operator() -> None:
-    model = attention(63)
+def test_without_attention_nothing_changes() -> None:
+    spec = GraphSpec("toy", (TensorSpec("x", "float32", (2, 3)),), (TensorSpec("y", "float32", (2, 4)),))
+    model = trace(torch.nn.Linear(3, 4).eval(), spec)
     before = ir.to_proto(model).SerializeToString()
     assert not use_flash_attention(model)
     assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_with_free_sizes_temporal_attention_stays(dynamic_bundle: Path) -> None:
+    """Its heads are the pixels; the heads of spatial attention are the model's."""
+    bundle = open_bundle(dynamic_bundle)
+    entry = bundle.manifest.graphs["quality_improvement"]
+    assert entry.contrib is not None
+    operators = [node.op_type for node in onnx.load(bundle.path(entry.contrib), load_external_data=False).graph.node]
+    assert operators.count("MultiHeadAttention") == operators.count("Attention") > 0
 
 
 def test_another_form_of_attention_is_an_error() -> None:
@@ -84,11 +94,12 @@ def test_a_bundle_for_the_cpu_has_both_forms_of_its_steps(tiny_bundle: Callable[
     bundle = open_bundle(tiny_bundle("remove"))
     graphs = bundle.manifest.graphs
     assert graphs["decode"].contrib is None
-    for name in ("semantic_binding", "quality_improvement"):
+    for name in ("condition", "semantic_binding", "quality_improvement"):
         entry = graphs[name]
         assert entry.contrib is not None
         standard, contrib = (onnx.load(bundle.path(file), load_external_data=False) for file in (entry, entry.contrib))
         assert {node.domain for node in standard.graph.node} == {""}
+        assert "Attention" not in {node.op_type for node in contrib.graph.node}
         flash = [node for node in contrib.graph.node if node.domain == DOMAIN]
         assert {node.op_type for node in flash} == {"MultiHeadAttention"}
         assert weights(contrib) == weights(standard)
