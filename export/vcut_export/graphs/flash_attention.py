@@ -2,8 +2,8 @@
 
 ONNX's own ``Attention`` writes out all scores there: 1.7 GB for one frame of SVD at 576x1024. ONNX Runtime's
 ``MultiHeadAttention`` does not, and takes a third of the time. On short sequences it takes as long. OpenVINO reads that
-operator alone, and TensorRT only the standard one. So a graph for the CPU comes in two files that differ in it and share
-their weights.
+operator alone, and TensorRT only the standard one. So a graph for the CPU comes in two files. They differ in this
+operator and share their weights.
 """
 
 from __future__ import annotations

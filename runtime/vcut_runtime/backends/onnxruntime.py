@@ -12,7 +12,15 @@ import numpy as np
 from vcut_runtime.backends.backend import Offer
 from vcut_runtime.backends.cpu_limits import CpuModel, check_cpu
 from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
-from vcut_runtime.backends.onnxruntime_providers import CPU, CUDA, RECORD_PLACEMENT, Provider, gpu_memory, misplaced
+from vcut_runtime.backends.onnxruntime_providers import (
+    CPU,
+    CUDA,
+    RECORD_PLACEMENT,
+    TRIED,
+    Provider,
+    gpu_memory,
+    misplaced,
+)
 from vcut_runtime.bundle import Bundle, check_hashes
 from vcut_runtime.bundle.geometry import Sizes
 from vcut_runtime.bundle.graph import GRAPHS, share_stage
@@ -41,7 +49,8 @@ def offer(bundle: Bundle, name: str) -> Offer:
             )
         reason = "ONNX Runtime has CUDA and a driver"
     else:
-        reason = f"the installed ONNX Runtime has {provider.name}; vcut is not tested on it"
+        tried = "made the same video as the CPU" if provider.name in TRIED else "is untested"
+        reason = f"the installed ONNX Runtime has {provider.name}, which {tried}"
 
     def open_graphs(options: BackendOptions) -> OnnxRuntimeBackend:
         check_hashes(bundle, bundle.manifest.onnx_files())
@@ -62,7 +71,7 @@ class OnnxRuntimeBackend:
         self._threads = threads
         self._sessions: dict[str, Any] = {}
         self._keep = self._has_room()
-        if self._provider.name != CPU and manifest.operators == "cpu":
+        if self._provider.name == CUDA and manifest.operators == "cpu":
             self.notes.append("these graphs are made for a CPU: for a GPU, export with --operators gpu")
 
     def _has_room(self) -> bool:

@@ -18,6 +18,7 @@ NO_CUDA = (
 )
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _SUFFIX = "ExecutionProvider"
+TRIED = ("OpenVINOExecutionProvider",)  # svd-tiny on a CPU, onnxruntime-openvino 1.24.1: 82 dB to ONNX Runtime's CPU
 # Azure calls a service. The others build engines from graphs, which the backends tensorrt and tensorrt-rtx do.
 _LEFT_OUT = ("Azure", "Tensorrt", "NvTensorRTRTX", "NvTensorRtRtx")
 # Operators that compute. The small change around them may run on the CPU.

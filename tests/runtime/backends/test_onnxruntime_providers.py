@@ -41,7 +41,7 @@ def test_other_providers_are_backends_by_their_names(small_bundle: Path) -> None
     assert other_providers() == {"openvino": "OpenVINOExecutionProvider"}
     assert Provider.of("onnxruntime-openvino", "fp32") == Provider("OpenVINOExecutionProvider", "cpu", {})
     bundle = open_bundle(small_bundle)
-    assert "not tested" in choose(bundle, "onnxruntime-openvino").reason
+    assert "made the same video" in choose(bundle, "onnxruntime-openvino").reason
     assert list(verdicts(bundle))[-1] == "onnxruntime-openvino"
     with pytest.raises(UsageError, match="no provider for backend onnxruntime-dml: choose onnxruntime-cpu"):
         choose(bundle, "onnxruntime-dml")
@@ -70,6 +70,24 @@ def test_work_that_cuda_leaves_to_the_cpu_is_refused(small_bundle: Path, monkeyp
     assert backend.notes[1:] == [f"{CUDA} leaves 2 small nodes of decode to the CPU"]
     with pytest.raises(VcutError, match="leaves 2 Attention, 1 Conv of decode to the CPU: update onnxruntime-gpu"):
         backend._check_placement("decode", session((CPU, ["Attention", "Conv", "Attention"])))
+
+
+@pytest.mark.usefixtures("offered")
+def test_a_graph_that_another_provider_cannot_load_runs_on_the_cpu(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ort = load_onnxruntime()
+    create = ort.InferenceSession
+
+    def refuse(path: Path, options: Any, providers: list[Any]) -> Any:
+        if providers != [CPU]:
+            raise RuntimeError("Exception during initialization:\nno such operator\n\n")
+        return create(path, options, providers=providers)
+
+    monkeypatch.setattr(ort, "InferenceSession", refuse)
+    backend: Any = open_backend(open_bundle(small_bundle), "onnxruntime-openvino")
+    backend.load("decode")
+    assert backend.notes == ["OpenVINOExecutionProvider cannot load decode, it runs on the CPU: no such operator"]
 
 
 def test_bf16_is_refused_on_cuda(
