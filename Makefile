@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test lint bench tables clean
+.PHONY: demo test lower-bounds lint bench tables clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,10 @@ demo: .venv/.installed
 # Two processes of one thread each: most of what tests wait for is tracing, which uses one.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Runs the demo's bundle with the oldest releases that pyproject.toml allows, in a fresh environment without torch.
+lower-bounds: demo
+	$(BIN)/python tests/lower_bounds.py $(DEMO)/svd-tiny $(DEMO)/photo.png
 
 lint: .venv/.installed
 	$(BIN)/ruff check

@@ -16,8 +16,10 @@ import typer
 from vcut_bench import cli as bench
 from vcut_bench.tune import tune_command
 from vcut_engines.cli import build_command
+from vcut_engines.gpus import COMPUTE_CAPABILITIES
 from vcut_export.cli import export_command
 from vcut_runtime import cli, schedule
+from vcut_runtime.backends.engine_validity import RTX_CAPABILITIES
 from vcut_runtime.bundle import geometry, manifest
 
 ROOT = Path(__file__).parents[1]
@@ -73,9 +75,29 @@ def test_every_benchmark_is_in_the_readme() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) <= 160
+    assert len(README.splitlines()) <= 170
     results = README.split("<!-- results: latency -->")[1].split("<!-- end -->")[0]
     assert 3 <= len([line for line in results.splitlines() if line.startswith("|")]) - 2 <= 10
+
+
+def test_the_table_of_gpus_says_what_the_code_says() -> None:
+    table = README.split("| GPU | compute capability |")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    with_rtx: set[str] = set()
+    for gpus, written, rtx, *_ in rows[:-1]:  # the last row has the drivers
+        named = {gpu: capabilities_of(gpu) for gpu in gpus.split(": ")[-1].split(", ")}
+        assert all(named.values()), named
+        assert set.union(*named.values()) == set(written.split(", ")), named
+        assert rtx.split(",")[0] in ("yes", "no"), gpus
+        with_rtx |= set(written.split(", ")) if rtx.startswith("yes") else set()
+    assert with_rtx == set(RTX_CAPABILITIES)
+
+
+def capabilities_of(gpu: str) -> set[str]:
+    """The compute capabilities of a GPU, or of a family such as ``RTX 30`` or ``RTX PRO``."""
+    name = re.sub(r"\W", "", gpu.lower())
+    form = re.compile(rf"{name}([5-9]0\w*|\d000)?")
+    return {value for value, names in COMPUTE_CAPABILITIES.items() if any(form.fullmatch(known) for known in names)}
 
 
 def test_files_in_the_map_exist() -> None:
@@ -85,9 +107,9 @@ def test_files_in_the_map_exist() -> None:
 
 
 def test_make_targets_in_the_docs_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     text = README + (ROOT / "CONTRIBUTING.md").read_text() + (ROOT / "benchmarks/RESULTS.md").read_text()
-    named = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE))
     assert {"demo", "test", "tables"} <= named <= targets
 
 

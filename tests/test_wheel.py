@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-ROOMS = {"export": "vcut_export", "engines": "vcut_engines", "runtime": "vcut_runtime", "benchmarks": "vcut_bench"}
+from wheels import ROOMS, ROOT, build_wheel
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The paths in the wheel. It is built from a copy, because a build writes beside its sources."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*command, "--wheel-dir", str(folder), str(source)], check=True)
-    (built,) = folder.glob("*.whl")
-    with zipfile.ZipFile(built) as archive:
+    """The paths in the wheel."""
+    with zipfile.ZipFile(build_wheel(tmp_path_factory.mktemp("wheel"))) as archive:
         return [Path(name) for name in archive.namelist()]
 
 

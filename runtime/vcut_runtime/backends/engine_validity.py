@@ -9,7 +9,7 @@ from vcut_runtime.bundle.manifest import EngineSet
 from vcut_runtime.errors import UsageError
 
 # The compute capabilities that TensorRT-RTX runs on, from its support matrix. Hopper and data centre Blackwell are not.
-_RTX = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 _HEADER = 4096  # more than any library's engine_header_size (TensorRT-RTX 1.7: 64)
 
 
@@ -27,10 +27,10 @@ def why_invalid(bundle: Bundle, target: str, library: Library, cuda: Cuda) -> st
     """Return why the engines ``target`` cannot run on ``cuda`` and what to do, None if they can."""
     engines = bundle.manifest.engines[target]
     here = cuda.compute_capability
-    if engines.library == "tensorrt-rtx" and here not in _RTX:
+    if engines.library == "tensorrt-rtx" and here not in RTX_CAPABILITIES:
         return (
-            f"TensorRT-RTX does not run on {cuda.name} (compute capability {here}), only on {', '.join(_RTX)}: "
-            f"run 'vcut build {bundle.root} --engines tensorrt --gpu this'"
+            f"TensorRT-RTX does not run on {cuda.name} (compute capability {here}), only on "
+            f"{', '.join(RTX_CAPABILITIES)}: run 'vcut build {bundle.root} --engines tensorrt --gpu this'"
         )
     rebuild = f"run 'vcut build {bundle.root} --engines {engines.library} --gpu this'"
     missing = [name for name in bundle.manifest.graphs if name not in engines.engines]
