@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ NO_CUDA = (
     "on a machine with an NVIDIA driver, pip uninstall onnxruntime, then "
     "pip install 'onnxruntime-gpu[cuda,cudnn]>=1.26'"
 )
+
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"  # of a graph that is not loaded from a file
 
 
 def offer(bundle: Bundle, name: str) -> Offer:
@@ -88,24 +91,7 @@ class OnnxRuntimeBackend:
             return
         if not self._keep:
             self._sessions = {name: session for name, session in self._sessions.items() if share_stage(name, graph)}
-        on_cuda = self._device == "cuda"
-        ort = load_onnxruntime(cuda=on_cuda)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        for key, value in thread_settings(self._threads).items():
-            options.add_session_config_entry(key, value)
-        if self._threads:
-            options.intra_op_num_threads = self._threads
-        cuda = [("CUDAExecutionProvider", cuda_settings(self._bundle.manifest.precision))] if on_cuda else []
-        entry = self._bundle.manifest.graphs[graph]
-        path = self._bundle.path(entry if on_cuda or entry.contrib is None else entry.contrib)
-        try:
-            session = ort.InferenceSession(path, options, providers=[*cuda, "CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise VcutError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from None
-        if cuda and "CUDAExecutionProvider" not in session.get_providers():
-            raise VcutError("ONNX Runtime could not start CUDA: check the driver, or use --backend onnxruntime-cpu")
-        self._sessions[graph] = session
+        self._sessions[graph] = create_session(self._bundle, graph, self._device, self._threads)
 
     def upload(self, value: np.ndarray) -> Any:
         """Return an ``OrtValue`` on the backend's device."""
@@ -150,6 +136,57 @@ class OnnxRuntimeBackend:
     def peak_memory(self) -> int | None:
         """Return None: ONNX Runtime does not tell."""
         return None
+
+
+def graph_file(bundle: Bundle, graph: str, device: str, *, plain: bool = False) -> Path:
+    """Return the ONNX file that ONNX Runtime loads for ``graph`` on ``device``, see :func:`create_session`."""
+    entry = bundle.manifest.graphs[graph]
+    return bundle.path(entry if plain or device == "cuda" or entry.contrib is None else entry.contrib)
+
+
+def create_session(
+    bundle: Bundle,
+    graph: str,
+    device: str,
+    threads: int | None = None,
+    *,
+    plain: bool = False,
+    model: bytes | None = None,
+) -> Any:
+    """Return ONNX Runtime's session of ``graph`` on ``device``, ``cpu`` or ``cuda``.
+
+    Args:
+        bundle: its graphs' hashes have been checked.
+        graph: its name.
+        device: where it runs.
+        threads: of the CPU, None for ONNX Runtime's own choice.
+        plain: run the standard operators one by one as they are written, without any optimisation.
+        model: a changed graph in the place of the file; its weights lie where the file's lie.
+
+    Raises:
+        VcutError: ONNX Runtime refuses the graph.
+    """
+    on_cuda = device == "cuda"
+    ort = load_onnxruntime(cuda=on_cuda)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    for key, value in thread_settings(threads).items():
+        options.add_session_config_entry(key, value)
+    if threads:
+        options.intra_op_num_threads = threads
+    if plain:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    cuda = [("CUDAExecutionProvider", cuda_settings(bundle.manifest.precision))] if on_cuda else []
+    path = graph_file(bundle, graph, device, plain=plain)
+    if model is not None:
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent))
+    try:
+        session = ort.InferenceSession(model or path, options, providers=[*cuda, "CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise VcutError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from None
+    if cuda and "CUDAExecutionProvider" not in session.get_providers():
+        raise VcutError("ONNX Runtime could not start CUDA: check the driver, or use --backend onnxruntime-cpu")
+    return session
 
 
 def thread_settings(threads: int | None) -> dict[str, str]:
