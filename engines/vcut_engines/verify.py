@@ -225,7 +225,7 @@ class _Comparison:
                 checks.append(OutputCheck(name, float("inf") if differs else 0.0, 0.0, False, differs))
                 continue
             levels = reference.dtype == np.uint8
-            compare = self._polygraphy.comparator.CompareFunc.simple(atol=self._allowed(reference), rtol=0.0)
+            compare = self._polygraphy.comparator.SimpleCompareFunc(atol=self._allowed(reference), rtol=0.0)
             with np.errstate(all="ignore"):  # it divides by zeros too
                 found = compare(self._iteration(name, value), self._iteration(name, reference))[name]
             scale = 1.0 if levels else float(np.abs(reference).max()) or 1.0

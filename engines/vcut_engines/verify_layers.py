@@ -139,7 +139,10 @@ def weights_of(
 
 
 def find_layer(
-    sides: Mapping[str, Path], output: str, differing: Callable[[Mapping[str, Any], list[str]], Collection[str]], onnx: Any
+    sides: Mapping[str, Path],
+    output: str,
+    differing: Callable[[Mapping[str, Any], list[str]], Collection[str]],
+    onnx: Any,
 ) -> Layer:
     """Return where ``output`` of a graph first differs.
 
