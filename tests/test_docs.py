@@ -17,6 +17,7 @@ from vcut_bench import cli as bench
 from vcut_bench.tune import tune_command
 from vcut_engines.cli import build_command
 from vcut_engines.gpus import COMPUTE_CAPABILITIES
+from vcut_engines.verify_command import verify_command
 from vcut_export.cli import export_command
 from vcut_runtime import cli, schedule
 from vcut_runtime.backends.engine_validity import RTX_CAPABILITIES
@@ -30,7 +31,7 @@ BENCHMARKS = ("macs", "latency", "memory", "fidelity", "report")
 
 def options(command: str) -> set[str]:
     """Every option that a command takes."""
-    single = {"export": export_command, "build": build_command, "tune": tune_command}
+    single = {"export": export_command, "build": build_command, "tune": tune_command, "verify": verify_command}
     commands = {}
     for name, function in single.items():
         app = typer.Typer(add_completion=False)

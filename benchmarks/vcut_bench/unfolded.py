@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vcut_bench.reference import Reference
-from vcut_runtime.backends.onnxruntime import thread_settings
+from vcut_runtime.backends.onnxruntime_session import thread_settings
 from vcut_runtime.bundle.manifest import EngineLibrary, TensorSpec
 from vcut_runtime.errors import UsageError, VcutError, first_line
 

@@ -15,15 +15,10 @@ from vcut_export.plan import Plan
 from vcut_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.bundle.geometry import Sizes
-from vcut_runtime.bundle.graph import FEATURES, GRAPHS, sized
+from vcut_runtime.bundle.graph import FEATURES
+from vcut_runtime.comparison import TOLERANCE, Arrays, inputs_of, relative_error, sample_inputs
 from vcut_runtime.errors import VcutError
-from vcut_runtime.guidance import added_time_ids, guidance_scale
-from vcut_runtime.run_plan import resize_matrices
 
-# Largest error relative to the output's largest magnitude; the reference always runs in float32.
-TOLERANCE: Mapping[str, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
-
-Arrays = dict[str, np.ndarray]
 Clock = Callable[[str], AbstractContextManager[None]]
 
 
@@ -58,66 +53,26 @@ def verify_bundle(bundle: Bundle, plan: Plan, clock: Clock) -> dict[str, float]:
 
 def _errors(bundle: Bundle, plan: Plan, sizes: Sizes) -> dict[str, float]:
     """Return each graph's error for videos of ``sizes``."""
-    inputs = _inputs(bundle, sizes)
+    inputs = sample_inputs(bundle.manifest, sizes)
     references = _condition_and_decode(plan, inputs)
     embedding = references.pop("embedding")["embedding"]
-    outputs = {"condition": _run(bundle, "condition", inputs["condition"])}
-    bias = outputs["condition"]["sca_bias"]  # the steps take the bias that the compiled graph gives
+    outputs = {"condition": _run(bundle, "condition", inputs)}
+    inputs["step"]["sca_bias"] = outputs["condition"]["sca_bias"]  # the bias that the compiled graph gives
     for name, reference in _steps(plan, inputs, embedding).items():
-        rows = GRAPHS[name].rows
-        step = {**inputs["step"], "sca_bias": bias[-rows:], FEATURES: inputs["step"][FEATURES][-rows:]}
-        outputs[name] = _run(bundle, name, step)
+        outputs[name] = _run(bundle, name, inputs)
         references[name] = reference
-    outputs["decode"] = _run(bundle, "decode", inputs["decode"])
+    outputs["decode"] = _run(bundle, "decode", inputs)
     return {
-        name: max(_error(result[key], references[name][key]) for key in references[name])
+        name: max(relative_error(result[key], references[name][key]) for key in references[name])
         for name, result in outputs.items()
     }
 
 
-def _inputs(bundle: Bundle, sizes: Sizes) -> dict[str, Arrays]:
-    """Return inputs of ``condition``, of all steps (those of the guided one) and of ``decode``."""
-    manifest, draw = bundle.manifest, np.random.default_rng(0)
-    chunk = manifest.geometry.decode_frames or min(2, sizes.frames)
-    values = {**manifest.geometry.values(sizes, chunk), "N": manifest.bias_channels}
-
-    def random(graph: str) -> Arrays:
-        return {t.name: draw.standard_normal(sized(t.shape, values), dtype=np.float32) for t in GRAPHS[graph].inputs}
-
-    sigma = 2.5
-    condition, step = random("condition"), random("semantic_binding_shallow")
-    features = np.float16 if manifest.precision == "fp16" else np.float32
-    return {
-        "condition": {
-            **condition,
-            "image": draw.random(condition["image"].shape, dtype=np.float32),
-            "noise_aug_strength": np.array([0.02], dtype=np.float32),
-            **resize_matrices(manifest, sizes),
-        },
-        "step": {
-            **step,
-            "latents": step["latents"] * np.float32(sigma),
-            "sigma": np.array([sigma], dtype=np.float32),
-            "added_time_ids": added_time_ids(7, 127, 0.02),
-            "guidance_scale": guidance_scale(1.0, 3.0, sizes.frames),
-            FEATURES: step[FEATURES].astype(features),
-        },
-        "decode": random("decode"),
-    }
-
-
-def _run(bundle: Bundle, graph: str, inputs: Arrays) -> Arrays:
+def _run(bundle: Bundle, graph: str, samples: Mapping[str, Arrays]) -> Arrays:
     backend = OnnxRuntimeBackend(bundle, "onnxruntime-cpu")  # a new one each time: one graph is in memory at a time
-    names = [tensor.name for tensor in bundle.manifest.graphs[graph].inputs]
-    outputs = backend.run(graph, {name: backend.upload(inputs[name]) for name in names})
+    inputs = inputs_of(graph, samples, bundle.manifest)
+    outputs = backend.run(graph, {name: backend.upload(value) for name, value in inputs.items()})
     return {name: backend.download(value) for name, value in outputs.items()}
-
-
-def _error(actual: np.ndarray, reference: np.ndarray) -> float:
-    if reference.dtype == np.uint8:
-        levels = np.abs(actual.astype(np.int16) - reference.astype(np.int16)).max()
-        return float(max(0, levels - 1)) / 255.0
-    return float(np.abs(actual - reference).max() / np.abs(reference).max())
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -12,23 +11,14 @@ import numpy as np
 from vcut_runtime.backends.backend import Offer
 from vcut_runtime.backends.cpu_limits import CpuModel, check_cpu
 from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
-from vcut_runtime.backends.onnxruntime_providers import (
-    CPU,
-    CUDA,
-    RECORD_PLACEMENT,
-    TRIED,
-    Provider,
-    gpu_memory,
-    misplaced,
-)
+from vcut_runtime.backends.onnxruntime_providers import CPU, CUDA, TRIED, Provider, gpu_memory, misplaced
+from vcut_runtime.backends.onnxruntime_session import create_session
 from vcut_runtime.bundle import Bundle, check_hashes
 from vcut_runtime.bundle.geometry import Sizes
-from vcut_runtime.bundle.graph import GRAPHS, share_stage
-from vcut_runtime.errors import UsageError, VcutError, first_line, last_line
+from vcut_runtime.bundle.graph import share_stage
+from vcut_runtime.errors import UsageError, VcutError, first_line
 from vcut_runtime.host import total_memory
 from vcut_runtime.options import BackendOptions
-
-_LARGE = 2 << 30  # bytes of a step; blocks of such steps come straight from the system
 
 
 def offer(bundle: Bundle, name: str) -> Offer:
@@ -106,44 +96,23 @@ class OnnxRuntimeBackend:
             return
         if not self._keep:
             self._sessions = {name: session for name, session in self._sessions.items() if share_stage(name, graph)}
-        ort = load_onnxruntime(cuda=self._provider.name == CUDA)
-        entry = self._bundle.manifest.graphs[graph]
-        path = self._bundle.path(entry if self._provider.name == CUDA or entry.contrib is None else entry.contrib)
-        own = [] if self._provider.name == CPU else [(self._provider.name, self._provider.settings)]
         try:
-            session = ort.InferenceSession(path, self._options(ort, graph), providers=[*own, CPU])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            session = create_session(self._bundle, graph, self._provider, self._threads)
+        except VcutError as error:
             if self._provider.name in (CPU, CUDA):
-                raise VcutError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from None
-            self.notes.append(f"{self._provider.name} cannot load {graph}, it runs on the CPU: {last_line(error)}")
-            session = ort.InferenceSession(path, self._options(ort, graph), providers=[CPU])
+                raise
+            self.notes.append(f"{self._provider.name} cannot load {graph}, it runs on the CPU: {error}")
+            session = create_session(self._bundle, graph, Provider(CPU, "cpu", {}), self._threads)
         else:
             self._check_placement(graph, session)
         self._sessions[graph] = session
-
-    def _options(self, ort: Any, graph: str) -> Any:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        for key, value in [*thread_settings(self._threads).items(), RECORD_PLACEMENT]:
-            options.add_session_config_entry(key, value)
-        if self._threads:
-            options.intra_op_num_threads = self._threads
-        if self._provider.name == CPU and GRAPHS[graph].is_step:
-            geometry = self._bundle.manifest.geometry
-            if CpuModel.of(self._bundle.manifest).step_memory(graph, geometry.sizes) > _LARGE:
-                options.enable_cpu_mem_arena = False  # an arena keeps what it once had, and its blocks fit ill
-                options.enable_mem_pattern = False
-        return options
 
     def _check_placement(self, graph: str, session: Any) -> None:
         """Find the nodes that the provider has left to the CPU.
 
         Raises:
-            VcutError: the provider did not start, or CUDA left work to the CPU for which it was chosen.
+            VcutError: CUDA left work to the CPU for which it was chosen.
         """
-        if self._provider.name not in session.get_providers():
-            name = self._provider.name
-            raise VcutError(f"ONNX Runtime could not start {name}: check the driver, or use --backend onnxruntime-cpu")
         heavy, light = misplaced(session, self._provider.name)
         operators = ", ".join(f"{count} {operator}" for operator, count in heavy.most_common())
         if heavy and self._provider.name == CUDA:
@@ -198,18 +167,3 @@ class OnnxRuntimeBackend:
     def peak_memory(self) -> int | None:
         """Return None: ONNX Runtime does not tell."""
         return None
-
-
-def thread_settings(threads: int | None) -> dict[str, str]:
-    """Return session settings for ``threads`` CPU threads, None for ONNX Runtime's own choice.
-
-    Each graph's session has its own threads. After a run they spin on their cores and slow the next graph: alternating
-    full and shallow steps on two cores took half as long again. So spinning stops with the run. If ``threads`` is the
-    number of usable cores, each thread is bound to one core, as ONNX Runtime does by default. Otherwise two threads can
-    end up on one core and stay there.
-    """
-    settings = {"session.force_spinning_stop": "1"}
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if threads == len(usable) > 1:
-        settings["session.intra_op_thread_affinities"] = ";".join(str(cpu + 1) for cpu in usable[1:])
-    return settings

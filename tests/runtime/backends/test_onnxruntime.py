@@ -12,7 +12,7 @@ from PIL import Image
 
 from vcut_runtime import BackendOptions, Pipeline, open_bundle
 from vcut_runtime.backends import open_backend
-from vcut_runtime.backends.onnxruntime import thread_settings
+from vcut_runtime.backends.onnxruntime_session import thread_settings
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+"""ONNX Runtime's sessions: which file of a graph they load, and with which options."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from vcut_runtime.backends.cpu_limits import CpuModel
+from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
+from vcut_runtime.backends.onnxruntime_providers import CPU, CUDA, RECORD_PLACEMENT, Provider
+from vcut_runtime.bundle import Bundle
+from vcut_runtime.bundle.graph import GRAPHS
+from vcut_runtime.errors import VcutError, first_line, last_line
+
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"  # of a graph that is not loaded from a file
+_LARGE = 2 << 30  # bytes of a step; blocks of such steps come straight from the system
+
+
+def graph_file(bundle: Bundle, graph: str, provider: Provider, *, plain: bool = False) -> Path:
+    """Return the ONNX file that ONNX Runtime loads for ``graph``, see :func:`create_session`."""
+    entry = bundle.manifest.graphs[graph]
+    return bundle.path(entry if plain or provider.name == CUDA or entry.contrib is None else entry.contrib)
+
+
+def create_session(
+    bundle: Bundle,
+    graph: str,
+    provider: Provider,
+    threads: int | None = None,
+    *,
+    plain: bool = False,
+    model: bytes | None = None,
+) -> Any:
+    """Return ONNX Runtime's session of ``graph`` on ``provider``.
+
+    Args:
+        bundle: its graphs' hashes have been checked.
+        graph: its name.
+        provider: what runs it; the CPU runs what the provider cannot.
+        threads: of the CPU, None for ONNX Runtime's own choice.
+        plain: run the standard operators one by one as they are written, without any optimisation.
+        model: a changed graph in the place of the file; its weights lie where the file's lie.
+
+    Raises:
+        VcutError: ONNX Runtime refuses the graph, or the provider does not start.
+    """
+    ort = load_onnxruntime(cuda=provider.name == CUDA)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    for key, value in [*thread_settings(threads).items(), RECORD_PLACEMENT]:
+        options.add_session_config_entry(key, value)
+    if threads:
+        options.intra_op_num_threads = threads
+    if plain:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if provider.name == CPU and GRAPHS[graph].is_step:
+        manifest = bundle.manifest
+        if CpuModel.of(manifest).step_memory(graph, manifest.sizes) > _LARGE:
+            options.enable_cpu_mem_arena = False  # an arena keeps what it once had, and its blocks fit ill
+            options.enable_mem_pattern = False
+    path = graph_file(bundle, graph, provider, plain=plain)
+    if model is not None:
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent))
+    own = [] if provider.name == CPU else [(provider.name, provider.settings)]
+    try:
+        session = ort.InferenceSession(model or path, options, providers=[*own, CPU])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        reason = first_line(error) if provider.name in (CPU, CUDA) else last_line(error)
+        raise VcutError(f"ONNX Runtime cannot load {path.name}: {reason}") from None
+    if provider.name not in session.get_providers():
+        raise VcutError(
+            f"ONNX Runtime could not start {provider.name}: check the driver, or use --backend onnxruntime-cpu"
+        )
+    return session
+
+
+def thread_settings(threads: int | None) -> dict[str, str]:
+    """Return session settings for ``threads`` CPU threads, None for ONNX Runtime's own choice.
+
+    Each graph's session has its own threads. After a run they spin on their cores and slow the next graph: alternating
+    full and shallow steps on two cores took half as long again. So spinning stops with the run. If ``threads`` is the
+    number of usable cores, each thread is bound to one core, as ONNX Runtime does by default. Otherwise two threads can
+    end up on one core and stay there.
+    """
+    settings = {"session.force_spinning_stop": "1"}
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if threads == len(usable) > 1:
+        settings["session.intra_op_thread_affinities"] = ";".join(str(cpu + 1) for cpu in usable[1:])
+    return settings
