@@ -271,7 +271,7 @@ def _chosen(bundle: Bundle, names: str | None) -> list[str]:
     asked = [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in asked if name not in have]
     if unknown or not asked:
-        raise UsageError(f"the bundle has no graph {', '.join(unknown) or names!r}: choose from {', '.join(have)}")
+        raise UsageError(f"the bundle has no graph {', '.join(unknown) or names}: choose from {', '.join(have)}")
     return [name for name in have if name in asked]
 
 
@@ -282,7 +282,7 @@ def _check_same(bundle: Bundle, other: Bundle, graphs: Collection[str]) -> None:
         if theirs is None or (ours.inputs, ours.outputs) != (theirs.inputs, theirs.outputs):
             lack = "has no" if theirs is None else "has other inputs or outputs of"
             raise UsageError(
-                f"{other.root} {lack} {graph}: give --against a bundle of the same sizes and options, or --graphs"
+                f"{other.root} {lack} {graph}: give --against a bundle of the same sizes, or choose --graphs"
             )
 
 

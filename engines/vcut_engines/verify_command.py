@@ -74,7 +74,8 @@ def summary(result: VerifyResult) -> dict[str, Any]:
     """Return ``result`` as what ``--json`` prints. Numbers that JSON does not have are text."""
     checks = []
     for check in result.checks:
-        facts: dict[str, Any] = {**asdict(check), "differs": check.first.name if check.first else None}
+        facts: dict[str, Any] = asdict(check)
+        facts |= {"differs": check.first.name if check.first else None}
         for output in facts["outputs"]:
             if not float("-inf") < output["error"] < float("inf"):
                 output["error"] = str(output["error"])

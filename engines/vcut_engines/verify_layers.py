@@ -66,7 +66,7 @@ def bisect(
     """Find the first tensor that differs on the way to ``output``, which differs.
 
     Each round marks a few tensors upstream of the suspect. The first that differs is the next suspect. What leads to a
-    tensor that does not differ is presumed innocent. In the end those inputs of the suspect that were only presumed so
+    tensor that does not differ is presumed not to differ. In the end the suspect's inputs that were only presumed so
     are looked at too, because a small difference can get lost on one way and not on another.
 
     Args:
