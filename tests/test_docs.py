@@ -76,7 +76,7 @@ def test_every_benchmark_is_in_the_readme() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) <= 170
+    assert len(README.splitlines()) <= 180
     results = README.split("<!-- results: latency -->")[1].split("<!-- end -->")[0]
     assert 3 <= len([line for line in results.splitlines() if line.startswith("|")]) - 2 <= 10
 

@@ -75,7 +75,7 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     """Return the errors of the graphs, and each step's time and memory."""
     errors = [[name, f"{error:.1e}"] for name, error in result["errors"].items()]
     rows = []
-    for step in result["steps"]:
+    for step in result["measured"]:
         if "skipped" in step:
             rows.append([step["what"], str(step["frames"]), step["skipped"], "", ""])
             continue
@@ -146,7 +146,7 @@ def measure(work: Path) -> dict[str, Any]:
         "shape": {"frames": many, "height": exported["height"], "width": exported["width"]},
         "few": FEW,
         "errors": exported["errors"],
-        "steps": steps,
+        "measured": steps,
         "speedup": ratios(theirs, ours),
     }
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_KILLED = (137, 247)  # SIGKILL, as shells and as Python's exit tell it
+
 
 def run(
     command: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None
@@ -32,8 +34,12 @@ def run(
         done = subprocess.run(launcher, capture_output=True, text=True, check=False, cwd=folder, env=variables)
         if done.returncode == 0:
             return {**json.loads(facts.read_text()), "stdout": done.stdout}
+    if done.returncode in _KILLED:
+        return {"skipped": "killed by the system: out of memory"}
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return {"skipped": lines[-1].removeprefix("error: ") if lines else f"{command[0]} failed without a message"}
+    return {
+        "skipped": lines[-1].removeprefix("error: ") if lines else f"{Path(command[0]).name} failed without a message"
+    }
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from vcut_runtime.host import total_memory, usable_cpus
 from vcut_runtime.unet_cost import step_macs, unet_parameters
 
 _GUIDED, _CONDITIONAL = "semantic_binding", "quality_improvement"
-_TENSORS = 16  # a step's peak, in tensors of the size of the first level's features
-_EFFICIENCY = 0.6  # of a step, against a large product of matrices
+_TENSORS = 58  # a step's peak beside the weights, in tensors of the size of the first level's features
+_PROCESS = 600_000_000  # bytes of everything else
+_EFFICIENCY = 0.8  # of a step, against a large product of matrices
 _SHORT = 1e11  # multiplications of a step that takes a second or two; nobody needs a warning of it
 
 
@@ -53,7 +54,7 @@ class CpuModel:
         _, height, width = self.geometry.latent_shape(sizes)
         rows = GRAPHS[graph].rows
         tensor = rows * sizes.frames * height * width * channels * 4
-        return 4 * unet_parameters(self.unet) + _TENSORS * tensor + self._attention_scores(rows, sizes)
+        return _PROCESS + 4 * unet_parameters(self.unet) + _TENSORS * tensor + self._attention_scores(rows, sizes)
 
     def _attention_scores(self, rows: int, sizes: Sizes) -> int:
         """Return the bytes of the largest attention scores that a step writes out."""
