@@ -20,7 +20,7 @@ RESULTS, TEMPLATE, PAGE = FOLDER / "results", FOLDER / "RESULTS.template.md", FO
 README = FOLDER.parent / "README.md"
 _SHORT = re.compile(r"(<!-- results: latency -->\n).*?(<!-- end -->)", re.DOTALL)
 _SHORT_ROWS = (  # of the latency result's first table
-    *("diffusers, eager", "diffusers, torch.compile", "diffusers, AYS, DPM-Solver++", "T-GATE"),
+    *("diffusers, eager", "diffusers, torch.compile", "diffusers, AYS, DPM-Solver++"),
     *(
         "DeepCache, interval 3",
         "vcut, never cut",

@@ -103,6 +103,10 @@ def test_a_bundle_for_the_cpu_has_both_forms_of_its_steps(tiny_bundle: Callable[
         flash = [node for node in contrib.graph.node if node.domain == DOMAIN]
         assert {node.op_type for node in flash} == {"MultiHeadAttention"}
         assert weights(contrib) == weights(standard)
+        used = {name for node in contrib.graph.node for name in node.input} | {o.name for o in contrib.graph.output}
+        assert {name for node in contrib.graph.node for name in node.output} <= used, "a node is dead"
+        assert {tensor.name for tensor in contrib.graph.initializer} <= used, "a weight is dead"
+        assert len({node.name for node in contrib.graph.node}) == len(contrib.graph.node)
 
 
 def weights(model: Any) -> dict[str, list[tuple[str, str]]]:
