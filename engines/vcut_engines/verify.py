@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -48,7 +47,9 @@ class VerifyOptions:
         None, "Take the reference's graphs from this bundle, which has the same inputs and outputs."
     )
     graphs: str | None = option(None, "Graphs to compare, such as condition,decode. [default: all]")
-    layers: bool = option(False, "Of a graph that differs, find the first operator that does.", "--layers")
+    layers: bool = option(
+        False, "Of a graph that differs, find the first operator that does; engines do not show theirs.", "--layers"
+    )
     work: Path | None = option(
         None,
         "Folder for inputs and references in Polygraphy's format. "
@@ -213,7 +214,9 @@ class _Comparison:
         except VcutError:
             raise
         except Exception as error:  # of Polygraphy, or of the library that it drives
-            raise VcutError(f"{side.name} does not run {graph}: {first_line(error)}") from None
+            reason = first_line(error).removesuffix(" See log for details.").rstrip(".")
+            log = f"; its log: {side.command(graph)}" if side.arguments and model is None else ""
+            raise VcutError(f"{side.name} does not run {graph}: {reason}{log}") from None
 
     def _compare(self, actual: Any, expected: Any, names: list[str]) -> list[OutputCheck]:
         """Return the outputs of two runs beside each other."""
@@ -258,9 +261,8 @@ class _Comparison:
     def _command(self, side: Side, graph: str, expected: Any, names: list[str]) -> str:
         """Return the ``polygraphy run`` that compares the graph with the saved reference again."""
         allowed = [f"{name}:{self._allowed(np.asarray(expected[name])):.9g}" for name in names]
-        words = ["polygraphy", "run", str(side.file(graph).resolve()), *side.arguments]
-        words += ["--load-inputs", str(self._inputs(graph)), "--load-outputs", str(self._outputs(graph))]
-        return " ".join([*side.environment, shlex.join([*words, "--rtol", "0", "--atol", *allowed])])
+        files = ["--load-inputs", str(self._inputs(graph)), "--load-outputs", str(self._outputs(graph))]
+        return side.command(graph, *files, "--rtol", "0", "--atol", *allowed)
 
 
 def _chosen(bundle: Bundle, names: str | None) -> list[str]:

@@ -67,6 +67,8 @@ def describe(check: GraphCheck) -> str:
     text += f"; the first to differ is {layer.tensor} of {layer.node}"
     if layer.changed:
         return f"{text}, whose weight {', '.join(layer.changed)} is not the reference's"
+    if not layer.confirmed:
+        return f"{text}, but not when its inputs are outputs too: an optimisation across operators makes the difference"
     return f"{text}, which reads {', '.join(layer.weights)}" if layer.weights else text
 
 

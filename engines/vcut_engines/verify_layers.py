@@ -39,6 +39,8 @@ class Layer:
         operator: the kind of that operator.
         weights: that the operator reads.
         changed: those of them that are not the reference's.
+        confirmed: whether it differs when what it is made from is an output too. If not, an optimisation across
+            operators makes the difference: outputs split what ONNX Runtime would fuse.
     """
 
     tensor: str
@@ -46,6 +48,7 @@ class Layer:
     operator: str
     weights: tuple[str, ...]
     changed: tuple[str, ...]
+    confirmed: bool
 
 
 def read_nodes(model: Any) -> list[Node]:
@@ -159,10 +162,13 @@ def find_layer(
     }
     tensor, behind = bisect(nodes, output, shared, lambda marks: differing(models, marks))
     node = next(node for node in behind if tensor in node.outputs)
+    inner = {name for made in behind for name in made.outputs}
+    inputs = [name for made in behind for name in made.inputs if name in shared and name not in inner]
+    confirmed = tensor in differing(models, list(dict.fromkeys([tensor, *inputs]))[:BATCH])
     weights, changed = weights_of(
         behind, models["actual"], sides["actual"], models["reference"], sides["reference"], onnx
     )
-    return Layer(tensor, node.label, node.operator, weights, changed)
+    return Layer(tensor, node.label, node.operator, weights, changed, confirmed)
 
 
 def _array(tensor: Any, folder: Path, onnx: Any) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vcut_runtime.backends import BACKENDS
+from vcut_runtime.backends import BACKENDS, choose
 from vcut_runtime.backends.cpu_limits import CpuModel
 from vcut_runtime.backends.engine_validity import target_verdict
 from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
-from vcut_runtime.backends.onnxruntime_providers import CUDA, Provider
+from vcut_runtime.backends.onnxruntime_providers import Provider
 from vcut_runtime.backends.onnxruntime_session import create_session, graph_file
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.bundle.graph import GRAPHS
@@ -49,6 +49,11 @@ class Side:
     environment: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     markable: bool = True
+
+    def command(self, graph: str, *arguments: str) -> str:
+        """Return the ``polygraphy run`` that runs ``graph`` as this side does, with further ``arguments``."""
+        words = ["polygraphy", "run", str(self.file(graph).resolve()), *self.arguments, *arguments]
+        return " ".join([*self.environment, shlex.join(words)])
 
 
 def load_polygraphy() -> Any:
@@ -134,15 +139,13 @@ def find_sides(bundle: Bundle, backend: str, polygraphy: Any) -> tuple[list[Side
         UsageError: the backend is unknown, or the named one cannot run here.
         VcutError: nothing can run here.
     """
-    if backend != "auto" and backend not in BACKENDS:
-        raise UsageError(f"unknown backend {backend!r}: choose auto, {', '.join(BACKENDS)}")
     sides: list[Side] = []
     refusals: dict[str, str] = {}
     for name in BACKENDS if backend == "auto" else (backend,):
         targets = [target for target, engines in bundle.manifest.engines.items() if engines.library == name]
         if name.startswith("onnxruntime") or not targets:
             try:
-                BACKENDS[name](bundle)
+                choose(bundle, name)
                 sides.append(_graphs_side(bundle, name, polygraphy))
             except VcutError as error:
                 if backend != "auto":
@@ -175,7 +178,7 @@ def _graphs_side(bundle: Bundle, name: str, polygraphy: Any) -> Side:
         runner,
         lambda graph: graph_file(bundle, graph, provider),
         ("ORT_DISABLE_TELEMETRY=1",),
-        ("--onnxrt", *(("--providers", "cuda") if provider.name == CUDA else ())),
+        ("--onnxrt", "--providers", provider.name),
     )
 
 
@@ -188,7 +191,6 @@ def _engines_side(bundle: Bundle, target: str, polygraphy: Any) -> Side:
         return bundle.path(engine_set.engines[graph])
 
     def runner(graph: str, model: bytes | None) -> Any:
-        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1" if rtx else "0"
         polygraphy.config.USE_TENSORRT_RTX = rtx  # read when the next module is imported
         trt = importlib.import_module("polygraphy.backend.trt")
         load = importlib.import_module("polygraphy.backend.common").BytesFromPath

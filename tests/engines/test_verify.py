@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +19,12 @@ import typer
 from typer.testing import CliRunner
 
 import vcut_engines.verify_runners as verify_runners
+from fakes import add_fake_engines
 from vcut_engines.verify import _check_same, verify
 from vcut_engines.verify_command import verify_command
-from vcut_engines.verify_layers import Node, bisect
 from vcut_runtime import UsageError, VcutError, open_bundle
+from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
 from vcut_runtime.bundle import Bundle, sha256
-from vcut_runtime.bundle.manifest import EngineSet
 from vcut_runtime.comparison import relative_error
 
 
@@ -100,6 +101,16 @@ def test_a_damaged_weight_deep_in_the_graph_is_named(small_bundle: Path, bundle_
     assert check.outputs[0].error > 1
 
 
+def test_a_damaged_weight_at_full_depth_is_named(tiny_bundle: Any, tmp_path: Path, folder: Path) -> None:
+    good = tiny_bundle("fold")
+    damaged = Path(shutil.copytree(good, tmp_path / "damaged"))
+    name = damage(damaged, "quality_improvement", "up_blocks.2.resnets.1.spatial_res_block.conv2.weight")
+    (check,) = verify(damaged, against=good, graphs="quality_improvement", layers=True).checks
+    assert check.layer is not None
+    assert check.layer.changed == (name,)
+    assert check.layer.confirmed
+
+
 def test_the_printed_command_repeats_the_comparison(small_bundle: Path, bundle_copy: Path, tmp_path: Path) -> None:
     damage(bundle_copy, "condition", "conv_in.weight")
     work = tmp_path / "work folder"
@@ -142,92 +153,48 @@ def test_a_reference_of_other_tensors_is_refused(small_bundle: Path) -> None:
     _check_same(bundle, other, ["semantic_binding"])
 
 
-def test_without_polygraphy_the_fix_is_named(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+def play_tensorrt(monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
+    """Let ``load`` make a session of an engine's content in the place of TensorRT."""
+    from polygraphy import config
+    from polygraphy.backend.onnxrt import OnnxrtRunner
 
-    monkeypatch.setattr(verify_runners, "importlib", SimpleNamespace(import_module=missing))
-    with pytest.raises(UsageError, match=r"Polygraphy is not installed: pip install 'vcut\[verify\]'"):
-        verify(small_bundle)
-
-
-def test_a_reference_without_room_is_refused(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_runners, "total_memory", lambda: 1000)
-    with pytest.raises(VcutError, match=r"reference of semantic_binding needs .* --graphs condition,decode"):
-        verify(small_bundle)
-
-
-def diamond(changed: str) -> Any:
-    """A trunk with a side branch in each block; all that is downstream of ``changed`` differs."""
-    nodes = [Node("early", "Op", ("x", "w"), ("early",))]  # used only in the last block
-    for i in range(40):
-        nodes += [Node(f"side{i}", "Op", (f"trunk{i}",), (f"side{i}",))]
-        nodes += [Node(f"trunk{i + 1}", "Add", (f"trunk{i}", f"side{i}"), (f"trunk{i + 1}",))]
-    nodes += [Node("last", "Add", ("trunk40", "early"), ("last",))]
-    differ = {changed}
-    for node in nodes:
-        differ |= set(node.outputs) if differ & set(node.inputs) else set()
-    return nodes, differ
+    trt = SimpleNamespace(
+        TrtRunner=lambda engine, name: OnnxrtRunner(lambda: load(engine()), name=name),
+        EngineFromBytes=lambda read: read,
+    )
+    monkeypatch.setitem(sys.modules, "polygraphy.backend.trt", trt)
+    monkeypatch.setattr(config, "USE_TENSORRT_RTX", False)
+    monkeypatch.setattr(verify_runners, "target_verdict", lambda *_: "yes")
 
 
-@pytest.mark.parametrize("changed", ["early", "side0", "side17", "trunk25", "trunk40", "last"])
-def test_bisection_finds_the_first_tensor_with_few_runs(changed: str) -> None:
-    nodes, differ = diamond(changed)
-    names = {tensor for node in nodes for tensor in node.outputs}
-    asked: list[list[str]] = []
-
-    def differing(marks: list[str]) -> set[str]:
-        asked.append(marks)
-        return differ & set(marks)
-
-    tensor, behind = bisect(nodes, "last", names, differing, batch=4)
-    assert tensor == changed
-    assert [node.label for node in behind] == [changed]
-    assert max(map(len, asked)) <= 4
-    assert len(asked) < 12
+def test_engines_of_other_weights_are_found(
+    small_bundle: Path, bundle_copy: Path, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(bundle_copy, "decode", "conv_out.weight")
+    bundle = Path(shutil.copytree(small_bundle, tmp_path / "with engines"))
+    target = add_fake_engines(bundle, onnx=str(bundle_copy / "onnx/decode.onnx"))
+    play_tensorrt(monkeypatch, lambda content: load_onnxruntime().InferenceSession(json.loads(content)["onnx"]))
+    done = command(bundle, "--graphs", "decode", "--layers")
+    assert str(done.exception).startswith(f"decode on {target} differs: frames is off by ")
+    assert "decode on onnxruntime-cpu: at most" in done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy run ")
+    assert " --model-type engine --trt --load-inputs " in line
 
 
-def test_operators_that_the_reference_lacks_are_named_together() -> None:
-    nodes, differ = diamond("side5")
-    names = {tensor for node in nodes for tensor in node.outputs} - {"side5"}
-    tensor, behind = bisect(nodes, "last", names, lambda marks: differ & set(marks))
-    assert tensor == "trunk6"
-    assert [node.label for node in behind] == ["side5", "trunk6"]
+def test_an_engine_that_does_not_load_names_the_command_that_says_why(
+    bundle_copy: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = add_fake_engines(bundle_copy)
 
+    def refuse(content: bytes) -> Any:
+        raise RuntimeError("Could not deserialize engine. See log for details.")
 
-def test_engines_run_with_polygraphys_runner_of_tensorrt(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library is played by a recorder: which engine is loaded, and for which of the two TensorRTs."""
-    opened = open_bundle(small_bundle)
-    entry: Any = SimpleNamespace(file="engines/decode.engine")
-    sets = {
-        "rtx-any": EngineSet("tensorrt-rtx", "1", None, None, {"decode": entry}),
-        "trt-8.6": EngineSet("tensorrt", "1", "8.6", None, {"decode": entry}),
-        "trt-9.0": EngineSet("tensorrt", "1", "9.0", None, {"decode": entry}),
-    }
-    bundle = Bundle(opened.root, msgspec.structs.replace(opened.manifest, engines=sets))
-    verdicts = {"rtx-any": "yes", "trt-8.6": "yes", "trt-9.0": "no: another GPU"}
-    monkeypatch.setattr(verify_runners, "target_verdict", lambda _, target: verdicts[target])
-    monkeypatch.delenv("POLYGRAPHY_USE_TENSORRT_RTX", raising=False)
-    polygraphy: Any = SimpleNamespace(config=SimpleNamespace(USE_TENSORRT_RTX=None), onnxrt=None)
-    sides, refusals = verify_runners.find_sides(bundle, "auto", polygraphy)
-    assert [side.name for side in sides] == ["trt-8.6", "onnxruntime-cpu"]
-    assert refusals["trt-9.0"] == "another GPU"
-    assert refusals["rtx-any"] == "Polygraphy runs one TensorRT at a time: give --backend tensorrt-rtx"
-
-    (side,), _ = verify_runners.find_sides(bundle, "tensorrt-rtx", polygraphy)
-    assert not side.markable
-    assert side.environment == ("POLYGRAPHY_USE_TENSORRT_RTX=1",)
-    assert side.arguments == ("--model-type", "engine", "--trt")
-    modules = {
-        "polygraphy.backend.trt": SimpleNamespace(
-            TrtRunner=lambda engine, name: (engine, name), EngineFromBytes=lambda content: content
-        ),
-        "polygraphy.backend.common": SimpleNamespace(BytesFromPath=lambda path: path),
-    }
-    monkeypatch.setattr(verify_runners, "importlib", SimpleNamespace(import_module=modules.__getitem__))
-    monkeypatch.setenv("POLYGRAPHY_USE_TENSORRT_RTX", "0")
-    assert side.runner("decode", None) == (str(small_bundle / "engines/decode.engine"), "rtx-any")
-    assert polygraphy.config.USE_TENSORRT_RTX is True
+    play_tensorrt(monkeypatch, refuse)
+    message = f"{target} does not run decode: Could not deserialize engine; its log: POLYGRAPHY_USE_TENSORRT_RTX=1 poly"
+    with pytest.raises(VcutError, match=message):
+        verify(bundle_copy, backend="tensorrt-rtx", graphs="decode")
+    assert not list(folder.glob("vcut-verify-*"))
 
 
 def test_errors_are_relative_and_one_level_is_free() -> None:
