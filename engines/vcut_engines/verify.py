@@ -23,7 +23,7 @@ from vcut_engines.verify_runners import (
 )
 from vcut_runtime.bundle import Bundle, open_bundle
 from vcut_runtime.command_options import check_choices, merge, option
-from vcut_runtime.comparison import LEVELS, TOLERANCE, Arrays, inputs_of, sample_inputs
+from vcut_runtime.comparison import TOLERANCE, Arrays, allowed_levels, inputs_of, sample_inputs
 from vcut_runtime.errors import UsageError, VcutError, first_line
 
 Clock = Callable[[str], AbstractContextManager[None]]
@@ -128,7 +128,7 @@ def verify(
     """Run every graph of ``bundle`` with every backend and with the reference, on the same random inputs.
 
     Videos have the bundle's own sizes. An error is relative to the largest magnitude of the reference's output, within
-    the tolerance of the bundle's precision; frames may differ by one level.
+    the tolerance of the bundle's precision. Of frames one level is free.
 
     Args:
         bundle: the bundle's folder.
@@ -232,7 +232,7 @@ class _Comparison:
             with np.errstate(all="ignore"):  # it divides by zeros too
                 found = compare(self._iteration(name, value), self._iteration(name, reference))[name]
             scale = 1.0 if levels else float(np.abs(reference).max()) or 1.0
-            tolerance = LEVELS if levels else self._tolerance
+            tolerance = allowed_levels(self._tolerance) if levels else self._tolerance
             checks.append(OutputCheck(name, found.max_absdiff / scale, tolerance, levels, not found))
         return checks
 
@@ -241,7 +241,8 @@ class _Comparison:
 
     def _allowed(self, reference: np.ndarray) -> float:
         """Return the largest absolute error that is allowed beside ``reference``."""
-        return float(LEVELS) if reference.dtype == np.uint8 else self._tolerance * float(np.abs(reference).max())
+        levels = reference.dtype == np.uint8
+        return float(allowed_levels(self._tolerance)) if levels else self._tolerance * float(np.abs(reference).max())
 
     def _layer(self, side: Side, graph: str, inputs: Arrays, output: str) -> Layer:
         onnx_graphs = self._polygraphy.onnx_graphs

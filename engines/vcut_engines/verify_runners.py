@@ -86,8 +86,13 @@ def reference_side(bundle: Bundle, kind: Reference, polygraphy: Any) -> Side:
     """Return the reference: the standard operators one by one, by ONNX Runtime or by the onnx package in numpy.
 
     Raises:
-        UsageError: ONNX Runtime's CPU has no kernels for the bundle's precision.
+        UsageError: it would not be exact enough in the bundle's precision, or does not run it.
     """
+    if kind == "numpy" and bundle.manifest.precision != "fp32":
+        raise UsageError(
+            f"numpy rounds every operator in {bundle.manifest.precision} and is no reference for it: "
+            "leave out --reference numpy, or give --against an fp32 export of the same model"
+        )
     if kind == "onnxruntime" and bundle.manifest.precision == "bf16":
         raise UsageError(
             "a bf16 bundle cannot be its own reference, ONNX Runtime has no bf16 kernels for the CPU: "
@@ -239,7 +244,8 @@ def _numpy_runner(polygraphy: Any, path: Path, model: bytes | None) -> Any:
         def infer_impl(self, feed_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             names = [value.name for value in self.graph.output]
             self.inference_time = 0.0  # nobody reads it
-            return dict(zip(names, self.evaluator.run(names, dict(feed_dict)), strict=True))
+            with np.errstate(all="ignore"):  # a sigmoid's exponential may overflow to the right result
+                return dict(zip(names, self.evaluator.run(names, dict(feed_dict)), strict=True))
 
         def deactivate_impl(self) -> None:
             del self.evaluator, self.graph

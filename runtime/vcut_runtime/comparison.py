@@ -64,6 +64,11 @@ def inputs_of(graph: str, samples: Mapping[str, Arrays], manifest: Manifest) -> 
     return {tensor.name: given[tensor.name] for tensor in manifest.graphs[graph].inputs}
 
 
+def allowed_levels(tolerance: float) -> int:
+    """Return by how many levels 8-bit values may differ, so that :func:`relative_error` is within ``tolerance``."""
+    return LEVELS + int(255 * tolerance)
+
+
 def relative_error(actual: np.ndarray, reference: np.ndarray) -> float:
     """Return the largest error relative to the largest magnitude of ``reference``.
 

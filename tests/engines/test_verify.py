@@ -25,7 +25,7 @@ from vcut_engines.verify_command import verify_command
 from vcut_runtime import UsageError, VcutError, open_bundle
 from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
 from vcut_runtime.bundle import Bundle, sha256
-from vcut_runtime.comparison import relative_error
+from vcut_runtime.comparison import TOLERANCE, allowed_levels, relative_error
 
 
 def command(*arguments: object) -> Any:
@@ -202,6 +202,14 @@ def test_errors_are_relative_and_one_level_is_free() -> None:
     assert relative_error(np.array([3, 255], np.uint8), np.array([4, 255], np.uint8)) == 0
     assert relative_error(np.array([0, 255], np.uint8), np.array([4, 255], np.uint8)) == pytest.approx(3 / 255)
     assert np.isnan(relative_error(np.array([np.nan, 1]), np.array([1.0, 1.0])))
+
+
+@pytest.mark.parametrize(("precision", "levels"), [("fp32", 1), ("fp16", 6), ("bf16", 26)])
+def test_frames_have_the_tolerance_of_their_precision(precision: str, levels: int) -> None:
+    tolerance, black = TOLERANCE[precision], np.zeros(1, np.uint8)
+    assert allowed_levels(tolerance) == levels
+    assert relative_error(black + np.uint8(levels), black) <= tolerance
+    assert relative_error(black + np.uint8(levels + 1), black) > tolerance
 
 
 def test_the_base_install_needs_no_polygraphy() -> None:

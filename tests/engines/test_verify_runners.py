@@ -31,6 +31,15 @@ def test_a_reference_without_room_is_refused(small_bundle: Path, monkeypatch: py
         verify(small_bundle)
 
 
+def test_numpy_is_a_reference_in_fp32_alone(small_bundle: Path) -> None:
+    opened = open_bundle(small_bundle)
+    half = Bundle(opened.root, msgspec.structs.replace(opened.manifest, precision="fp16"))
+    polygraphy: Any = SimpleNamespace()
+    with pytest.raises(UsageError, match="numpy rounds every operator in fp16"):
+        verify_runners.reference_side(half, "numpy", polygraphy)
+    assert verify_runners.reference_side(half, "onnxruntime", polygraphy).name == "reference"
+
+
 def test_any_provider_of_onnx_runtime_is_verified_as_itself(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
