@@ -10,13 +10,13 @@ and diffusers' UNet take turns, each a process of its own. Last comes a step of 
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from vcut_bench import peak
@@ -26,28 +26,20 @@ from vcut_bench.results import deliver
 from vcut_bench.turns import ratios
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import open_backend
-from vcut_runtime.bundle.graph import GRAPHS, sized
+from vcut_runtime.comparison import inputs_of, sample_inputs
 from vcut_runtime.errors import VcutError
 
 MODEL, FEW, TURNS = "svd-xt", 4, 2
-_SIGMA = 2.5
 
 
 def measure_ours(bundle: Path, graph: str) -> dict[str, float]:
     """Return the seconds of one step, and those of the estimate that ``vcut run`` gives beforehand."""
-    backend = open_backend(open_bundle(bundle, hashes=False), "onnxruntime-cpu")
-    manifest = open_bundle(bundle, hashes=False).manifest
+    opened = open_bundle(bundle, hashes=False)
+    backend, manifest = open_backend(opened, "onnxruntime-cpu"), opened.manifest
     backend.check_run(manifest.sizes, [graph])
     estimate = backend.step_seconds(graph, manifest.sizes)
     backend.load(graph)
-    values = {**manifest.geometry.values(manifest.sizes, 1), "N": manifest.bias_channels}
-    draw = np.random.default_rng(0)
-    inputs = {
-        tensor.name: draw.standard_normal(sized(tensor.shape, values), dtype=np.float32)
-        for tensor in GRAPHS[graph].inputs
-        if tensor.only_if is None
-    }
-    inputs["sigma"] = np.array([_SIGMA], np.float32)
+    inputs = inputs_of(graph, sample_inputs(manifest, manifest.sizes), manifest)
     uploaded = {name: backend.upload(value) for name, value in inputs.items()}
     start = time.perf_counter()
     backend.run(graph, uploaded)
@@ -67,7 +59,7 @@ def measure_theirs(frames: int, height: int, width: int) -> dict[str, float]:
     hidden = torch.randn(1, 1, checkpoint.configs["unet"]["cross_attention_dim"])
     with torch.inference_mode():
         start = time.perf_counter()
-        unet(sample, torch.tensor(0.25 * np.log(_SIGMA)), hidden, added_time_ids=ids, return_dict=False)
+        unet(sample, torch.tensor(0.25 * math.log(2.5)), hidden, added_time_ids=ids, return_dict=False)
         return {"seconds": time.perf_counter() - start}
 
 

@@ -85,7 +85,7 @@ def measure(bundle: str | Path, options: MemoryOptions | None = None, *, show: A
         "bundle": root.name,
         **about(manifest),
         "disk": {
-            "graphs": sum(file.bytes for graph in manifest.graphs.values() for file in graph_files(graph)),
+            "graphs": sum(file.bytes for file in graph_files(*manifest.graphs.values())),
             "weights": {name: entry.bytes for name, entry in manifest.weights.items()},
             "engines": {target: sum(e.bytes for e in s.engines.values()) for target, s in manifest.engines.items()},
             "checkpoint": weights,

@@ -37,9 +37,9 @@ def run(
     if done.returncode in _KILLED:
         return {"skipped": "killed by the system: out of memory"}
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return {
-        "skipped": lines[-1].removeprefix("error: ") if lines else f"{Path(command[0]).name} failed without a message"
-    }
+    if not lines:
+        return {"skipped": f"{Path(command[0]).name} failed without a message"}
+    return {"skipped": lines[-1].removeprefix("error: ")}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -227,22 +228,22 @@ class _Comparison:
                 differs = not np.array_equal(value, reference)
                 checks.append(OutputCheck(name, float("inf") if differs else 0.0, 0.0, False, differs))
                 continue
-            levels = reference.dtype == np.uint8
-            compare = self._polygraphy.comparator.SimpleCompareFunc(atol=self._allowed(reference), rtol=0.0)
+            tolerance, unit = self._tolerance_of(reference)
+            compare = self._polygraphy.comparator.SimpleCompareFunc(atol=tolerance * unit, rtol=0.0)
             with np.errstate(all="ignore"):  # it divides by zeros too
-                found = compare(self._iteration(name, value), self._iteration(name, reference))[name]
-            scale = 1.0 if levels else float(np.abs(reference).max()) or 1.0
-            tolerance = allowed_levels(self._tolerance) if levels else self._tolerance
-            checks.append(OutputCheck(name, found.max_absdiff / scale, tolerance, levels, not found))
+                result = compare(self._iteration(name, value), self._iteration(name, reference))[name]
+            levels = reference.dtype == np.uint8
+            checks.append(OutputCheck(name, result.max_absdiff / (unit or 1.0), tolerance, levels, not result))
         return checks
 
     def _iteration(self, name: str, value: np.ndarray) -> Any:
         return self._polygraphy.comparator.IterationResult({name: value}, runtime=0.0, runner_name=name)
 
-    def _allowed(self, reference: np.ndarray) -> float:
-        """Return the largest absolute error that is allowed beside ``reference``."""
-        levels = reference.dtype == np.uint8
-        return float(allowed_levels(self._tolerance)) if levels else self._tolerance * float(np.abs(reference).max())
+    def _tolerance_of(self, reference: np.ndarray) -> tuple[float, float]:
+        """Return the largest error that is allowed beside ``reference``, and its unit: a level, or the magnitude."""
+        if reference.dtype == np.uint8:
+            return allowed_levels(self._tolerance), 1.0
+        return self._tolerance, float(np.abs(reference).max())
 
     def _layer(self, side: Side, graph: str, inputs: Arrays, output: str) -> Layer:
         onnx_graphs = self._polygraphy.onnx_graphs
@@ -261,7 +262,7 @@ class _Comparison:
 
     def _command(self, side: Side, graph: str, expected: Any, names: list[str]) -> str:
         """Return the ``polygraphy run`` that compares the graph with the saved reference again."""
-        allowed = [f"{name}:{self._allowed(np.asarray(expected[name])):.9g}" for name in names]
+        allowed = [f"{name}:{math.prod(self._tolerance_of(np.asarray(expected[name]))):.9g}" for name in names]
         files = ["--load-inputs", str(self._inputs(graph)), "--load-outputs", str(self._outputs(graph))]
         return side.command(graph, *files, "--rtol", "0", "--atol", *allowed)
 

@@ -86,13 +86,13 @@ def bisect(
     suspect, clean, presumed, tested = output, set[str](), set[str](), {output}
 
     def upstream(tensor: str, stop: Collection[str]) -> list[int]:
-        found, stack = set[int](), [tensor]
+        indices, stack = set[int](), [tensor]
         while stack:
             index = producer.get(stack.pop())
-            if index is not None and index not in found:
-                found.add(index)
+            if index is not None and index not in indices:
+                indices.add(index)
                 stack += [name for name in nodes[index].inputs if name not in stop]
-        return sorted(found)
+        return sorted(indices)
 
     while True:
         behind = upstream(suspect, clean | presumed)
@@ -105,12 +105,12 @@ def bisect(
                 return suspect, [nodes[index] for index in behind]
         spacing = max(1, -(-len(marks) // batch))
         marks = marks[spacing // 2 :: spacing]
-        found = differing(marks)
+        differ = differing(marks)
         tested |= set(marks)
-        clean |= set(marks) - set(found)
+        clean |= set(marks) - set(differ)
         for tensor in clean & set(marks):
             presumed |= {t for index in upstream(tensor, clean - {tensor}) for t in nodes[index].outputs}
-        suspect = next((tensor for tensor in marks if tensor in found), suspect)
+        suspect = next((tensor for tensor in marks if tensor in differ), suspect)
         presumed -= {suspect}
 
 

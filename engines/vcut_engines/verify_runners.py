@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from vcut_runtime.backends import BACKENDS, choose
 from vcut_runtime.backends.cpu_limits import CpuModel
 from vcut_runtime.backends.engine_validity import target_verdict
 from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
-from vcut_runtime.backends.onnxruntime_providers import Provider
+from vcut_runtime.backends.onnxruntime_providers import ON_CPU, Provider
 from vcut_runtime.backends.onnxruntime_session import create_session, graph_file
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.bundle.graph import GRAPHS
@@ -71,7 +71,6 @@ def load_polygraphy() -> Any:
         "onnxrt": "polygraphy.backend.onnxrt",
         "json": "polygraphy.json",
         "logger": "polygraphy.logger",
-        "exception": "polygraphy.exception",
         "onnx_graphs": "polygraphy.backend.onnx",
         "onnx": "onnx",
     }
@@ -99,15 +98,13 @@ def reference_side(bundle: Bundle, kind: Reference, polygraphy: Any) -> Side:
             "give --against an fp32 export of the same model"
         )
 
-    cpu = Provider.of("onnxruntime-cpu", bundle.manifest.precision)
-
     def file(graph: str) -> Path:
-        return graph_file(bundle, graph, cpu, plain=True)
+        return graph_file(bundle, graph, ON_CPU, plain=True)
 
     def runner(graph: str, model: bytes | None) -> Any:
         if kind == "numpy":
             return _numpy_runner(polygraphy, file(graph), model)
-        session = lambda: create_session(bundle, graph, cpu, plain=True, model=model)  # noqa: E731
+        session = lambda: create_session(bundle, graph, ON_CPU, plain=True, model=model)  # noqa: E731
         return polygraphy.onnxrt.OnnxrtRunner(session, name="reference")
 
     return Side("reference", bundle, runner, file)
@@ -117,12 +114,12 @@ def check_reference_memory(bundle: Bundle, graph: str) -> None:
     """Refuse a step whose attention scores the reference could not hold: standard operators write them out.
 
     Raises:
-        VcutError: this machine has not the memory.
+        VcutError: this machine has too little memory.
     """
     if not GRAPHS[graph].is_step:
         return
     manifest = bundle.manifest
-    model = CpuModel(manifest.precision, "gpu", manifest.geometry, manifest.model.configs.get("unet", {}))
+    model = replace(CpuModel.of(manifest), operators="gpu")
     need, have = model.step_memory(graph, manifest.sizes), total_memory()
     if need > have:
         others = ",".join(name for name in manifest.graphs if not GRAPHS[name].is_step)

@@ -98,8 +98,7 @@ def export_plan(
     """Make the bundle that ``plan`` describes; see :func:`export`."""
     clock = _StageTimes(stage)
     if verify:
-        assert plan.options.operators is not None
-        model = CpuModel(plan.precision, plan.options.operators, plan.geometry, plan.checkpoint.configs["unet"])
+        model = CpuModel(plan.precision, plan.operators, plan.geometry, plan.checkpoint.configs["unet"])
         check_cpu(model, plan.geometry.sizes, plan.keys)
     if plan.checkpoint.hub is None:
         check_weights(plan.checkpoint, plan.precision)
@@ -116,7 +115,7 @@ def export_plan(
     if manifest is None or manifest != old:
         with staging(root) as new:
             (new.folder / "onnx").mkdir()
-            carried = [*(file for graph in kept.values() for file in graph_files(graph)), *weights.values()]
+            carried = [*graph_files(*kept.values()), *weights.values()]
             new.keep(carried)
             if manifest is None:
                 if old is not None:  # what is carried over is checked anew

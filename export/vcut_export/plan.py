@@ -23,6 +23,7 @@ from vcut_runtime.bundle.manifest import (
     Manifest,
     Measurement,
     Model,
+    Operators,
     Precision,
     encoder_size,
 )
@@ -51,6 +52,12 @@ class Plan:
         """Of the network bodies."""
         assert self.options.precision is not None
         return self.options.precision
+
+    @property
+    def operators(self) -> Operators:
+        """Which kind of device the graphs' operators suit."""
+        assert self.options.operators is not None
+        return self.options.operators
 
     @property
     def decode_overlap(self) -> int:
@@ -103,7 +110,6 @@ def make_manifest(
     checkpoint, options, geometry = plan.checkpoint, plan.options, plan.geometry
     scheduler = scheduler_constants(checkpoint.configs["scheduler"])
     assert isinstance(options.cut_step, int)
-    assert options.operators is not None
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         vcut_version=__version__,
@@ -121,7 +127,7 @@ def make_manifest(
         latent_channels=geometry.latent_channels,
         vae_scale_factor=geometry.vae_scale_factor,
         precision=plan.precision,
-        operators=options.operators,
+        operators=plan.operators,
         tca=options.tca,
         guidance=Guidance(min=1.0, max=3.0),
         scheduler=scheduler,

@@ -69,8 +69,7 @@ def run(
         if not image.is_file():
             raise UsageError(f"no image at {image}: check the path")
     pipeline = Pipeline.load(bundle, backend, backend_options)  # hashes every file, so cheap checks come first
-    seconds = pipeline.estimate_seconds(options)
-    if seconds > 60 and not quiet and not json:
+    if not (quiet or json) and (seconds := pipeline.estimate_seconds(options)) > 60:
         each = " each" if len(images) > 1 else ""
         stderr.print(f"{pipeline.backend.name}: the steps take roughly {duration(seconds)}{each}", soft_wrap=True)
     first = secrets.randbelow(2**31) if options.seed is None else options.seed

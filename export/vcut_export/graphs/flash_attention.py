@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from vcut_export.graphs.simplify import add_constant
+
 DOMAIN = "com.microsoft"
 
 
@@ -27,7 +29,7 @@ def use_flash_attention(model: ir.Model) -> bool:
         (restored,) = [use for use, _ in node.outputs[0].uses()]
         if len(sources) != 3 or None in sources or not _swaps_heads(restored):
             raise RuntimeError(f"the attention {node.name} is not written as diffusers writes it")
-        flat = _constant(graph, "flash_attention.flat", [0, 0, -1])
+        flat = add_constant(graph, f"{graph.name}.flash_attention.flat", [0, 0, -1])
         inputs = [ir.node("Reshape", [source, flat], name=f"{node.name}/flat_{i}") for i, source in enumerate(sources)]
         heads = _heads(node)
         attributes: dict[str, int | float] = {"num_heads": heads}
@@ -40,7 +42,7 @@ def use_flash_attention(model: ir.Model) -> bool:
             domain=DOMAIN,
             name=f"{node.name}/flash",
         )
-        shape = _constant(graph, f"flash_attention.heads_{heads}", [0, 0, heads, -1])
+        shape = add_constant(graph, f"{graph.name}.flash_attention.heads_{heads}", [0, 0, heads, -1])
         output = ir.node("Reshape", [attention.outputs[0], shape], name=f"{node.name}/heads")
         output.outputs[0].shape, output.outputs[0].type = restored.outputs[0].shape, restored.outputs[0].type
         graph.insert_before(node, [*inputs, attention, output])
@@ -69,13 +71,3 @@ def _untransposed(value: ir.Value | None) -> ir.Value | None:
 
 def _swaps_heads(node: ir.Node) -> bool:
     return node.op_type == "Transpose" and list(node.attributes["perm"].as_ints()) == [0, 2, 1, 3]
-
-
-def _constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
-    name = f"{graph.name}.{name}"
-    if name not in graph.initializers:
-        tensor = ir.tensor(values, name=name)
-        value = ir.Value(name=name, shape=ir.Shape([len(values)]), type=ir.TensorType(tensor.dtype))
-        value.const_value = tensor
-        graph.register_initializer(value)
-    return graph.initializers[name]

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import onnx_ir as ir
 import torch
 
@@ -28,7 +27,7 @@ from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import BiasSlice, FileEntry, GraphEntry
 from vcut_runtime.host import usable_cpus
 
-ATTENTION_SCORES = 512 << 20
+ATTENTION_SCORES = 512 << 20  # bytes of the VAE's attention scores at a time
 Clock = Callable[[str], AbstractContextManager[None]]
 
 
@@ -119,8 +118,8 @@ def _condition(plan: Plan, projection: Projection) -> Condition:
     encoder = weights.load_image_encoder(plan.checkpoint, plan.precision, body)
     vae = weights.load_vae(plan.checkpoint, plan.precision, torch.float32 if upcast else body)
     extractor = plan.checkpoint.configs["feature_extractor"]
-    fixed = () if plan.geometry.has_free_size else (plan.geometry.sizes.height, plan.geometry.sizes.width)
-    height, width = fixed or (None, None)
+    sizes = plan.geometry.sizes
+    height, width = (None, None) if plan.geometry.has_free_size else (sizes.height, sizes.width)
     return Condition(encoder, vae, projection, extractor, height, width, attention_parts(plan, 1, vae.dtype))
 
 
@@ -155,25 +154,29 @@ class _Writer:
         (file,) = {GRAPHS[name].weights for name in models}
         with self.clock(f"write {file}"):
             entry, placed = write_weights(list(models.values()), self.folder / file)
-            self.weights[file] = FileEntry(f"onnx/{entry.file}", entry.bytes, entry.sha256)
+            self.weights[file] = _listed(entry)
             for name, model in models.items():
-                written = write_graph(model, self.folder / f"{name}.onnx", placed, _metadata(self.plan, name))
-                spec = graph_spec(self.plan, name, bias_channels)
+                metadata = _metadata(self.plan, name)
+                standard = _listed(write_graph(model, self.folder / f"{name}.onnx", placed, metadata))
                 contrib = None
-                if self.plan.options.operators == "cpu" and use_flash_attention(model):
-                    path = self.folder / f"{name}.contrib.onnx"
-                    contrib = write_graph(model, path, placed, _metadata(self.plan, name))
-                    contrib = msgspec.structs.replace(contrib, file=f"onnx/{contrib.file}")
+                if self.plan.operators == "cpu" and use_flash_attention(model):
+                    contrib = _listed(write_graph(model, self.folder / f"{name}.contrib.onnx", placed, metadata))
+                spec = graph_spec(self.plan, name, bias_channels)
                 self.graphs[name] = GraphEntry(
-                    file=f"onnx/{written.file}",
-                    bytes=written.bytes,
-                    sha256=written.sha256,
+                    file=standard.file,
+                    bytes=standard.bytes,
+                    sha256=standard.sha256,
                     contrib=contrib,
                     weights=file,
                     key=self.plan.keys[name],
                     inputs=spec.inputs,
                     outputs=spec.outputs,
                 )
+
+
+def _listed(entry: FileEntry) -> FileEntry:
+    """Return a file of the bundle's ``onnx`` folder as the manifest lists it."""
+    return FileEntry(f"onnx/{entry.file}", entry.bytes, entry.sha256)
 
 
 def _metadata(plan: Plan, name: str) -> dict[str, str]:
@@ -185,7 +188,7 @@ def _metadata(plan: Plan, name: str) -> dict[str, str]:
         "random_weights": str(plan.checkpoint.seed is not None).lower(),
         "graph": name,
         "precision": plan.precision,
-        "operators": plan.options.operators,
+        "operators": plan.operators,
         "tca": plan.options.tca,
         **plan.geometry.describe(),
     }

@@ -95,11 +95,7 @@ def expand_group_normalization(model: ir.Model) -> None:
             return new.outputs[0]
 
         def constant(values: list[int] | list[float], what: str, node: ir.Node = node) -> ir.Value:
-            tensor = ir.tensor(values, name=f"{node.outputs[0].name}.{what}")
-            value = ir.Value(name=tensor.name, shape=ir.Shape([len(values)]), type=ir.TensorType(tensor.dtype))
-            value.const_value = tensor
-            graph.register_initializer(value)
-            return value
+            return add_constant(graph, f"{node.outputs[0].name}.{what}", values)
 
         grouped = add("Reshape", x, constant([0, groups, -1], "groups"))
         epsilon = node.attributes["epsilon"].as_float()
@@ -114,6 +110,16 @@ def expand_group_normalization(model: ir.Model) -> None:
         node.outputs[0].replace_all_uses_with(result)
         graph.remove(node, safe=True)
         result.name = name
+
+
+def add_constant(graph: ir.Graph, name: str, values: list[int] | list[float]) -> ir.Value:
+    """Return the initializer ``name`` of a graph, made of ``values`` if the graph does not have it."""
+    if name not in graph.initializers:
+        tensor = ir.tensor(values, name=name)
+        value = ir.Value(name=name, shape=ir.Shape([len(values)]), type=ir.TensorType(tensor.dtype))
+        value.const_value = tensor
+        graph.register_initializer(value)
+    return graph.initializers[name]
 
 
 def transposed(tensor: ir.TensorProtocol, name: str) -> ir.LazyTensor:

@@ -61,7 +61,7 @@ def fold_empty_steps(plan: Plan) -> FoldedSteps:
 def graph_spec(plan: Plan, name: str, bias_channels: int) -> GraphSpec:
     """Return how the graph ``name`` is traced."""
     graph = bind({**plan.geometry.bound(), "N": bias_channels}, plan.precision)[name]
-    return GraphSpec(name, graph.inputs, graph.outputs, plan.options.operators == "cpu", trace_sizes(plan))
+    return GraphSpec(name, graph.inputs, graph.outputs, plan.operators == "cpu", trace_sizes(plan))
 
 
 def trace_sizes(plan: Plan) -> dict[str, int]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.host import total_memory, usable_cpus
 from vcut_runtime.unet_cost import step_macs, unet_parameters
 
-_GUIDED, _CONDITIONAL = "semantic_binding", "quality_improvement"
+_CONDITIONAL = "quality_improvement"
 _TENSORS = 58  # a step's peak beside the weights, in tensors of the size of the first level's features
 _PROCESS = 600_000_000  # bytes of everything else
 _EFFICIENCY = 0.8  # of a step, against a large product of matrices
-_SHORT = 1e11  # multiplications of a step that takes a second or two; nobody needs a warning of it
+_SHORT = 1e11  # multiplications of a step that takes a second or two
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class CpuModel:
         return rows * sizes.frames * (first if isinstance(first, int) else 1) * (height * width) ** 2 * 4
 
     def step_seconds(self, graph: str, sizes: Sizes, threads: int | None) -> float:
-        """Return roughly how long a step takes on this machine; 0 for a short one, which is not looked into."""
+        """Return roughly how many seconds a step takes on this machine, and 0 for a step of a second or two."""
         _, height, width = self.geometry.latent_shape(sizes)
         macs = step_macs(self.unet, GRAPHS[graph].rows, sizes.frames, height, width)
         if macs < _SHORT:
@@ -105,7 +106,7 @@ def check_cpu(model: CpuModel, sizes: Sizes | None = None, graphs: Collection[st
 
 
 def _what_fits(model: CpuModel, sizes: Sizes, graph: str, memory: int) -> str:
-    if model.operators == "gpu" and model.step_memory(graph, sizes) - model._attention_scores(2, sizes) <= memory:
+    if model.operators == "gpu" and replace(model, operators="cpu").step_memory(graph, sizes) <= memory:
         return "export with --precision fp32 --operators cpu, or run it on a GPU"
     frames = sizes.frames
     while frames and model.step_memory(graph, sizes._replace(frames=frames)) > memory:
@@ -118,6 +119,7 @@ def _what_fits(model: CpuModel, sizes: Sizes, graph: str, memory: int) -> str:
     return ", or ".join([*fitting, "run it on a GPU"])
 
 
+@cache
 def _macs_per_second() -> float:
     """Return the multiply-accumulates a second of a product of large matrices on all cores."""
     size = 1536

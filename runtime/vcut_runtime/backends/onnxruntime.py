@@ -11,7 +11,7 @@ import numpy as np
 from vcut_runtime.backends.backend import Offer
 from vcut_runtime.backends.cpu_limits import CpuModel, check_cpu
 from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
-from vcut_runtime.backends.onnxruntime_providers import CPU, CUDA, TRIED, Provider, gpu_memory, misplaced
+from vcut_runtime.backends.onnxruntime_providers import CPU, CUDA, ON_CPU, TRIED, Provider, gpu_memory, misplaced
 from vcut_runtime.backends.onnxruntime_session import create_session
 from vcut_runtime.bundle import Bundle, check_hashes
 from vcut_runtime.bundle.geometry import Sizes
@@ -72,7 +72,7 @@ class OnnxRuntimeBackend:
         return 4 * sum(files[name].bytes for name in {graph.weights for graph in graphs}) < total_memory()
 
     def check_run(self, sizes: Sizes, graphs: Collection[str]) -> None:
-        """Raise VcutError if the CPU has not the memory for a video of ``sizes``."""
+        """Raise VcutError if the CPU has too little memory for a video of ``sizes``."""
         if self._provider.name == CPU:
             check_cpu(CpuModel.of(self._bundle.manifest), sizes, graphs)
 
@@ -102,7 +102,7 @@ class OnnxRuntimeBackend:
             if self._provider.name in (CPU, CUDA):
                 raise
             self.notes.append(f"{self._provider.name} cannot load {graph}, it runs on the CPU: {error}")
-            session = create_session(self._bundle, graph, Provider(CPU, "cpu", {}), self._threads)
+            session = create_session(self._bundle, graph, ON_CPU, self._threads)
         else:
             self._check_placement(graph, session)
         self._sessions[graph] = session

@@ -18,6 +18,7 @@ NO_CUDA = (
 )
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _SUFFIX = "ExecutionProvider"
+RECORD_PLACEMENT = ("session.record_ep_graph_assignment_info", "1")  # a session's setting, for ``misplaced``
 TRIED = ("OpenVINOExecutionProvider",)  # svd-tiny on a CPU, onnxruntime-openvino 1.24.1: 82 dB to ONNX Runtime's CPU
 # Azure calls a service. The others build engines from graphs, which the backends tensorrt and tensorrt-rtx do.
 _LEFT_OUT = ("Azure", "Tensorrt", "NvTensorRTRTX", "NvTensorRtRtx")
@@ -48,7 +49,7 @@ class Provider:
         """
         word = backend.removeprefix("onnxruntime-")
         if word == "cpu":
-            return cls(CPU, "cpu", {})
+            return ON_CPU
         if word == "cuda":
             if missing := missing_cuda():
                 raise UsageError(f"backend {backend} is not available here: {missing}")
@@ -63,8 +64,11 @@ class Provider:
         return cls(others[word], "cpu", {})
 
 
+ON_CPU = Provider(CPU, "cpu", {})
+
+
 def other_providers() -> dict[str, str]:
-    """Return the providers of the installed package that are neither the CPU's nor CUDA's: short name, full name."""
+    """Return the installed package's providers except those of the CPU and of CUDA: full names by short names."""
     names = (name.removesuffix(_SUFFIX) for name in load_onnxruntime().get_available_providers())
     return {name.lower(): name + _SUFFIX for name in names if name not in (*_LEFT_OUT, "CPU", "CUDA")}
 
@@ -95,9 +99,6 @@ def misplaced(session: Any, provider: str) -> tuple[Counter[str], Counter[str]]:
                 for node in part.get_nodes():
                     (heavy if node.op_type in _HEAVY else light)[node.op_type] += 1
     return heavy, light
-
-
-RECORD_PLACEMENT = ("session.record_ep_graph_assignment_info", "1")
 
 
 def missing_cuda() -> str | None:

@@ -57,7 +57,7 @@ def create_session(
     if provider.name == CPU and GRAPHS[graph].is_step:
         manifest = bundle.manifest
         if CpuModel.of(manifest).step_memory(graph, manifest.sizes) > _LARGE:
-            options.enable_cpu_mem_arena = False  # an arena keeps what it once had, and its blocks fit ill
+            options.enable_cpu_mem_arena = False  # an arena keeps freed memory and rounds its blocks up
             options.enable_mem_pattern = False
     path = graph_file(bundle, graph, provider, plain=plain)
     if model is not None:

@@ -66,10 +66,9 @@ def verdicts(bundle: Bundle) -> dict[str, str]:
     """Return for each backend whether it can run ``bundle`` here: ``yes: why`` or ``no: why not``."""
     result = {}
     providers = import_module("vcut_runtime.backends.onnxruntime_providers").other_providers()
-    others = {name: partial(_offer, "onnxruntime", name) for name in (_ONNXRUNTIME + word for word in providers)}
-    for name, ask in {**BACKENDS, **others}.items():
+    for name in (*BACKENDS, *(_ONNXRUNTIME + word for word in providers)):
         try:
-            result[name] = f"yes: {ask(bundle).reason}"
+            result[name] = f"yes: {choose(bundle, name).reason}"
         except VcutError as error:
             result[name] = f"no: {error}"
     return result

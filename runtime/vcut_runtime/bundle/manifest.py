@@ -42,8 +42,8 @@ class GraphEntry(_Record, frozen=True):
     """One ONNX graph; ``weights`` names the entry of ``Manifest.weights`` that its external data lies in.
 
     The file has standard operators alone, and engines are built from it. ``contrib`` is the same graph with operators
-    of ONNX Runtime's own (``com.microsoft``), which its CPU runs faster and in less memory; None: there is no use for
-    any.
+    of ONNX Runtime's own (``com.microsoft``). Its CPU runs them faster and in less memory. None: the graph has nothing
+    that such an operator would replace.
     """
 
     file: str
@@ -207,7 +207,7 @@ class Manifest(_Record, frozen=True):
 
     def onnx_files(self) -> list[Entry]:
         """Return the graphs and their weights."""
-        return [*(file for graph in self.graphs.values() for file in graph_files(graph)), *self.weights.values()]
+        return [*graph_files(*self.graphs.values()), *self.weights.values()]
 
     def engine_files(self) -> list[Entry]:
         """Return the engines of every target."""
@@ -217,9 +217,9 @@ class Manifest(_Record, frozen=True):
 Entry = GraphEntry | FileEntry | EngineEntry
 
 
-def graph_files(graph: GraphEntry) -> list[Entry]:
-    """Return the files of a graph without its weights: one, or two."""
-    return [graph] if graph.contrib is None else [graph, graph.contrib]
+def graph_files(*graphs: GraphEntry) -> list[Entry]:
+    """Return the files of graphs without their weights: one or two of each graph."""
+    return [file for graph in graphs for file in (graph, graph.contrib) if file is not None]
 
 
 def encoder_size(config: dict[str, Any]) -> int:

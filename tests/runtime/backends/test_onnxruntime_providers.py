@@ -1,4 +1,4 @@
-"""Execution providers: names, what they leave to the CPU, and what a GPU has."""
+"""Tests of execution providers: their names, the nodes that they leave to the CPU, and the GPU's memory."""
 
 from __future__ import annotations
 
