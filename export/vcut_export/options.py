@@ -90,6 +90,12 @@ class ExportOptions:
         "--deep-cache",
         rebuilds=STEPS,
     )
+    upcast_attention: bool = option(
+        False,
+        "Compute the steps' attention in fp32 inside fp16 or bf16, for a library that adds up in fp16.",
+        "--upcast-attention",
+        rebuilds=STEPS,
+    )
     decode_chunk: int | None = option(
         None,
         "Frames decoded at a time. [default: what takes no more memory than a step]",

@@ -86,6 +86,8 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions | None = None) -> P
         raise UsageError(
             f"--operators cpu needs --precision fp32, not {options.precision}: choose fp32, or --operators gpu"
         )
+    if options.upcast_attention and options.precision == "fp32":
+        raise UsageError("--upcast-attention is for fp16 and bf16, fp32 attention is fp32 already: leave it out")
     geometry = _geometry(checkpoint, options)
     options = replace(options, decode_chunk=geometry.decode_chunk)
     return Plan(checkpoint, options, geometry, graph_keys(checkpoint, options, geometry))

@@ -84,6 +84,7 @@ def test_the_manifest_has_the_schedule_cut_there_and_one_that_is_never_cut(cut_s
         ({"precision": "int8"}, "choose fp16, bf16, fp32"),
         ({"tca": "keep"}, "choose remove, fold"),
         ({"operators": "npu"}, "choose cpu, gpu"),
+        ({"upcast_attention": True, "precision": "fp32"}, "--upcast-attention is for fp16 and bf16"),
         ({"operators": "cpu", "precision": "fp16"}, "--operators cpu needs --precision fp32, not fp16: choose"),
     ],
 )

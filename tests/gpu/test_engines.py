@@ -52,6 +52,15 @@ def compiled_fp16(tiny_checkpoint: Path, library: str, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="module")
+def compiled_upcast(tiny_checkpoint: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from vcut_export import export
+
+    bundle = tmp_path_factory.mktemp("upcast") / "bundle"
+    export(str(tiny_checkpoint), bundle, precision="fp16", tca="fold", deep_cache=True, upcast_attention=True)
+    return with_engines(bundle, library, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
 def compiled_dynamic(slim_dynamic_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_engines(slim_dynamic_bundle, library, tmp_path_factory)
 
@@ -95,6 +104,21 @@ def test_each_engine_agrees_with_onnxruntime(
             assert difference <= (1 if precision == "fp32" else 8), name
         else:
             assert difference <= TOLERANCE[precision] * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize("graph", [name for name, graph in GRAPHS.items() if graph.is_step])
+def test_fp16_attention_need_not_be_upcast(
+    compiled: Path, compiled_fp16: Path, compiled_upcast: Path, library: str, graph: str
+) -> None:
+    """If this fails, the library adds up in fp16, and ``--upcast-attention`` must become the default for it."""
+
+    def denoised(folder: Path, backend: str) -> np.ndarray:
+        bundle = open_bundle(folder)
+        return run(open_backend(bundle, backend), graph, random_inputs(bundle.manifest, graph))["denoised"]
+
+    exact = denoised(compiled, "onnxruntime-cpu")
+    errors = [np.abs(denoised(folder, library) - exact).max() for folder in (compiled_fp16, compiled_upcast)]
+    assert errors[0] <= 1.5 * errors[1]
 
 
 def test_the_pipeline_agrees_with_onnxruntime(

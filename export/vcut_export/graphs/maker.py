@@ -21,6 +21,7 @@ from vcut_export.graphs.rewrites.fold import Projection
 from vcut_export.graphs.steps import FoldedSteps, fold_empty_steps, fold_steps, graph_spec
 from vcut_export.graphs.trace_process import TraceProcess
 from vcut_export.graphs.tracing import attach_weights, trace, trace_structure
+from vcut_export.graphs.upcast_attention import upcast_attention
 from vcut_export.plan import Plan
 from vcut_runtime import __version__
 from vcut_runtime.bundle.graph import GRAPHS
@@ -157,6 +158,8 @@ class _Writer:
             self.weights[file] = _listed(entry)
             for name, model in models.items():
                 metadata = _metadata(self.plan, name)
+                if self.plan.options.upcast_attention and GRAPHS[name].is_step:
+                    upcast_attention(model)
                 standard = _listed(write_graph(model, self.folder / f"{name}.onnx", placed, metadata))
                 contrib = None
                 if self.plan.operators == "cpu" and use_flash_attention(model):

@@ -24,6 +24,7 @@ _CONDITIONAL = "quality_improvement"
 _TENSORS = 58  # a step's peak beside the weights, in tensors of the size of the first level's features
 _PROCESS = 600_000_000  # bytes of everything else
 _EFFICIENCY = 0.8  # of a step, against a large product of matrices
+_LARGE = 2 << 30  # bytes of a step from which on memory counts more than the time to allocate it
 _SHORT = 1e11  # multiplications of a step that takes a second or two
 
 
@@ -48,6 +49,11 @@ class CpuModel:
         """Return that of a bundle."""
         unet = manifest.model.configs.get("unet", {})
         return cls(manifest.precision, manifest.operators, manifest.geometry, unet)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether memory counts more than the time to allocate it."""
+        return self.step_memory(_CONDITIONAL, self.geometry.sizes) > _LARGE
 
     def step_memory(self, graph: str, sizes: Sizes) -> int:
         """Return roughly the bytes that a step takes, its weights among them."""

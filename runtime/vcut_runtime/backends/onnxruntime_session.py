@@ -10,11 +10,9 @@ from vcut_runtime.backends.cpu_limits import CpuModel
 from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
 from vcut_runtime.backends.onnxruntime_providers import CPU, CUDA, RECORD_PLACEMENT, Provider
 from vcut_runtime.bundle import Bundle
-from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.errors import VcutError, first_line, last_line
 
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"  # of a graph that is not loaded from a file
-_LARGE = 2 << 30  # bytes of a step; blocks of such steps come straight from the system
 
 
 def graph_file(bundle: Bundle, graph: str, provider: Provider, *, plain: bool = False) -> Path:
@@ -54,11 +52,13 @@ def create_session(
         options.intra_op_num_threads = threads
     if plain:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if provider.name == CPU and GRAPHS[graph].is_step:
-        manifest = bundle.manifest
-        if CpuModel.of(manifest).step_memory(graph, manifest.sizes) > _LARGE:
-            options.enable_cpu_mem_arena = False  # an arena keeps freed memory and rounds its blocks up
-            options.enable_mem_pattern = False
+    if provider.name == CPU and CpuModel.of(bundle.manifest).is_large:
+        # Each tensor lives from the node that writes it to the last node that reads it, and no longer. An arena keeps
+        # freed memory and rounds its blocks up. Reused buffers live from their first tensor to their last: with them,
+        # a step of SVD takes four times as much memory beside the weights.
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+        options.enable_mem_reuse = False
     path = graph_file(bundle, graph, provider, plain=plain)
     if model is not None:
         options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent))
