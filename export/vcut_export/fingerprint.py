@@ -19,7 +19,8 @@ from vcut_runtime.bundle.graph import bind
 from vcut_runtime.errors import UsageError
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
-_SHAPING = ("graphs", "weights.py")  # the code that decides what a graph computes
+# The code that decides what a graph computes.
+_SHAPING = ("graphs", *(f"checkpoint/{name}.py" for name in ("folders", "tensors", "weights")))
 
 
 def graph_keys(checkpoint: Checkpoint, options: ExportOptions, geometry: Geometry) -> dict[str, str]:
