@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vcut_export.checkpoint.configs import Configs, scale_factor
+from vcut_export.lora import AdapterFile
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Checkpoint:
             schedules were measured as with them.
         sources: by component, the folder with its weights. The weights of other components are random, or still to be
             downloaded.
+        adapters: LoRA to merge into the UNet.
+        ignore_unexpected: leave out weights that no part of an SVD model has, which are refused otherwise.
     """
 
     id: str
@@ -35,10 +38,12 @@ class Checkpoint:
     seed: int | None
     defaults: Mapping[str, Any]
     sources: Mapping[str, Path] = field(default_factory=dict)
+    adapters: tuple[AdapterFile, ...] = ()
+    ignore_unexpected: bool = False
 
     @property
     def identity(self) -> str:
-        """A fingerprint of the weights and configurations."""
+        """A fingerprint of the weights, before adapters, and of the configurations."""
         source = [self.id if self.seed is None else f"seed {self.seed}", self.revision, self.configs]
         return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()
 

@@ -61,6 +61,10 @@ def merge_own_adapters(
             f"{source} was saved from a model with adapters, but without them ({wrapped[0]}): save the model again "
             "after PEFT's merge_and_unload"
         )
+    if len(own) == len(tensors):
+        raise UsageError(
+            f"{source} holds a LoRA and no model ({own[0]}): give it as --lora, and what it was trained on as --model"
+        )
     check_kind(own, source)
     scaling = read_scaling(file, read_metadata(file), peft_folder=True)
     if scaling is None and not any(key.endswith(".alpha") for key in own):
