@@ -12,6 +12,7 @@ from vcut_runtime.errors import VcutError, first_line
 if TYPE_CHECKING:
     import torch
 
+_LFS = b"version https://git-lfs"
 Read = Callable[[], "torch.Tensor"]
 
 
@@ -48,6 +49,16 @@ def open_tensors(files: Iterable[Path]) -> LazyTensors:
         try:
             file = safe_open(path, framework="pt")
         except Exception as error:  # safetensors raises several kinds
+            if _is_lfs_pointer(path):
+                raise VcutError(f"{path} is a pointer of Git LFS, not the file itself: run 'git lfs pull'") from error
             raise VcutError(f"cannot read {path}: {first_line(error)}; restore the file") from error
         readers |= {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118, it is no mapping
     return LazyTensors(readers)
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_LFS)) == _LFS
+    except OSError:
+        return False
