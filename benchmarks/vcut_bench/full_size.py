@@ -51,7 +51,7 @@ def measure_theirs(frames: int, height: int, width: int) -> dict[str, float]:
     import torch
 
     from vcut_export import resolve
-    from vcut_export.weights import load_unet
+    from vcut_export.checkpoint.weights import load_unet
 
     checkpoint = resolve(MODEL, random_weights=True)
     unet = load_unet(checkpoint, "fp32", torch.float32)

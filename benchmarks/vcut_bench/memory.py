@@ -122,17 +122,11 @@ def device_bytes(engine_set: EngineSet) -> dict[str, Any]:
 
 def component_bytes(manifest: Manifest) -> dict[str, int]:
     """Return the size of each component's weights in the bundle's precision, from its architecture alone."""
-    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
-    from transformers import CLIPVisionModelWithProjection
-
+    from vcut_export.checkpoint.weights import empty, torch_dtype
     from vcut_export.libraries import quiet_libraries
-    from vcut_export.weights import empty, torch_dtype
 
-    kinds = (UNetSpatioTemporalConditionModel, AutoencoderKLTemporalDecoder, CLIPVisionModelWithProjection)
     with quiet_libraries():
-        models = {
-            name: empty(random_checkpoint(manifest), name, kind) for name, kind in zip(WEIGHTED, kinds, strict=True)
-        }
+        models = {name: empty(random_checkpoint(manifest), name) for name in WEIGHTED}
     width = torch_dtype(manifest.precision).itemsize
     return {name: width * sum(p.numel() for p in model.parameters()) for name, model in models.items()}
 
@@ -232,8 +226,8 @@ def _diffusers_main(checkpoint: str, image: str, precision: Any, sizes: str) -> 
     from diffusers import StableVideoDiffusionPipeline
     from PIL import Image
 
+    from vcut_export.checkpoint.weights import torch_dtype
     from vcut_export.libraries import quiet_libraries
-    from vcut_export.weights import torch_dtype
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind: Any = StableVideoDiffusionPipeline

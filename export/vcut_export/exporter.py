@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from vcut_export.checkpoint import resolve
+from vcut_export.checkpoint.hub import download
+from vcut_export.checkpoint.weights import check_weights
 from vcut_export.options import ExportOptions
 from vcut_export.plan import Plan, make_manifest, make_plan
 from vcut_export.reuse import existing, kept_graphs, manifest_now, place
-from vcut_export.weights import check_weights, download
 from vcut_runtime.backends.cpu_limits import CpuModel, check_cpu
 from vcut_runtime.bundle import Bundle, check_hashes, open_bundle
 from vcut_runtime.bundle.manifest import Manifest, graph_files
@@ -180,9 +181,9 @@ class _StageTimes:
 def _make_graphs(plan: Plan, root: Path, folder: Path, stale: tuple[str, ...], clock: _StageTimes) -> Any:
     """Make the stale graphs in ``folder``; torch and diffusers are imported only now."""
     with clock("prepare"):
+        from vcut_export.checkpoint.weights import check_names_and_adapters, weight_bytes
         from vcut_export.graphs.maker import make_graphs
         from vcut_export.libraries import quiet_libraries
-        from vcut_export.weights import weight_bytes
 
         need, parent = weight_bytes(plan.checkpoint, plan.precision), root.absolute().parent
         free = shutil.disk_usage(parent).free
@@ -192,6 +193,8 @@ def _make_graphs(plan: Plan, root: Path, folder: Path, stale: tuple[str, ...], c
                 "another --output"
             )
     with quiet_libraries():
+        with clock("prepare"):
+            check_names_and_adapters(plan.checkpoint, plan.precision)
         return make_graphs(plan, folder, stale, clock)
 
 

@@ -48,6 +48,8 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
     weights = f"random weights, seed {model['seed']}" if model["random_weights"] else revision
     cut = "never" if d["cut_step"] > d["steps"] else f"from step {d['cut_step']}"
     yield Text(f"{model['id']} ({weights})", style="bold")
+    for adapter in model["adapters"]:
+        yield Text(f"LoRA {adapter['file']}, scale {adapter['scale']:g}, sha256 {adapter['sha256'][:12]}")
     yield (
         f"{d['frames']} frames of {d['height']}x{d['width']}, {d['precision']}, operators for a "
         f"{d['operators'].upper()}, TCA {d['tca']}, {d['steps']} steps, conditional only {cut}, "

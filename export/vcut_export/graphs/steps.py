@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vcut_export import weights
+from vcut_export.checkpoint import weights
 from vcut_export.graphs.modules import QualityImprovement, SemanticBinding
 from vcut_export.graphs.rewrites.cpu_layers import prefer_cpu_kernels
 from vcut_export.graphs.rewrites.deep_features import split_unet
@@ -52,9 +52,7 @@ def fold_empty_steps(plan: Plan) -> FoldedSteps:
     A loaded model traces to a graph of the same nodes with other names: kernels of other devices lay out memory
     differently.
     """
-    from diffusers import UNetSpatioTemporalConditionModel
-
-    unet = weights.empty(plan.checkpoint, "unet", UNetSpatioTemporalConditionModel)
+    unet = weights.empty(plan.checkpoint, "unet")
     return fold_steps(unet.to(weights.torch_dtype(plan.precision)).eval().requires_grad_(False), plan)
 
 

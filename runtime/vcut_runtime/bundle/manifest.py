@@ -92,6 +92,14 @@ class EngineSet(_Record, frozen=True):
     engines: dict[str, EngineEntry]  # by graph
 
 
+class Adapter(_Record, frozen=True):
+    """A LoRA that is merged into the UNet's weights."""
+
+    file: str  # its name, without the folder
+    sha256: str
+    scale: float
+
+
 class Model(_Record, frozen=True):
     """Where the weights come from."""
 
@@ -99,6 +107,7 @@ class Model(_Record, frozen=True):
     revision: str | None
     random_weights: bool
     seed: int | None
+    adapters: tuple[Adapter, ...]  # in the order of their merging
     configs: dict[str, dict[str, Any]]  # diffusers' own, by component
 
 
