@@ -71,7 +71,7 @@ def test_the_same_video_as_onnxruntime_twice(
 
 def test_the_switch_happens_at_the_cut_step(bundle_copy: Path, photo: Image.Image) -> None:
     machine = Machine(bundle_copy)
-    machine.pipeline()(photo, seed=0, num_inference_steps=5, cut_step=4, decode_chunk=2)
+    machine.pipeline()(photo, seed=0, num_inference_steps=5, cut_step=4, decode_chunk_size=2)
     steps = ["semantic_binding"] * 3 + ["quality_improvement"] * 2
     assert machine.trt.ran == ["condition", *steps, "decode", "decode"]
 
@@ -335,7 +335,7 @@ def test_a_failing_step_names_its_graph(bundle_copy: Path, photo: Image.Image) -
 def test_more_frames_than_the_decode_engine_takes(bundle_copy: Path, photo: Image.Image) -> None:
     pipeline = Machine(bundle_copy, decode_frames=2).pipeline()
     with pytest.raises(UsageError, match=r"takes up to 2 frames.*--decode-chunk 3"):
-        pipeline(photo, decode_chunk=3)
+        pipeline(photo, decode_chunk_size=3)
 
 
 def test_missing_engines_are_named(bundle_copy: Path) -> None:
