@@ -147,6 +147,8 @@ class Pipeline:
         check_output_type(output_type)
         options = merge(RunOptions, options, without_ignored(keywords))
         count = check_video_count(num_videos_per_prompt)
+        if cancel is not None and not hasattr(cancel, "is_set"):
+            raise UsageError(f"cancel is of type {type(cancel).__name__}: give a threading.Event")
         if callback_on_step_end is not None:
             if callback is not None:
                 raise UsageError("callback and callback_on_step_end exclude each other: leave one out")
@@ -237,7 +239,8 @@ class Pipeline:
             own_latents = draw.standard_normal(video_shape, dtype=np.float32)
             run = VideoRun(self.manifest, self.backend, plan, draw, progress or _no_progress, before_graph)
             run.condition(photo, all_noise[i] if all_noise else own_noise)
-            start = State(0, (all_latents[i] if all_latents else own_latents) * first_scale)
+            with np.errstate(over="ignore"):  # it is refused below
+                start = State(0, (all_latents[i] if all_latents else own_latents) * first_scale)
             check_given("the latents times the first noise level", start.latents)
             frames = run.decode(run.denoise(plan.schedule, start, after_step))
             videos.append(Video(frames, options.fps, seed, run.clock.seconds(), self.backend.peak_memory()))
