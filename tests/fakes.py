@@ -20,6 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from vcut_runtime import BackendOptions, Pipeline, open_bundle
+from vcut_runtime.backends.cuda import Cuda
+from vcut_runtime.backends.tensorrt import TensorRtBackend
+from vcut_runtime.backends.tensorrt_library import Library
 from vcut_runtime.bundle.graph import sized
 from vcut_runtime.bundle.manifest import decode
 
@@ -56,6 +60,7 @@ class FakeCuda:
         self.capturing: list[Callable[[], None]] | None = None
         self.capture_works = True
         self.launches = 0
+        self.streams = 0
         self.clock = 0.0  # moves with work, so that events have something to tell
 
     @property
@@ -88,7 +93,12 @@ class FakeCuda:
         return (Result.success,)
 
     def cudaStreamCreate(self) -> tuple:
+        self.streams += 1
         return Result.success, 7
+
+    def cudaStreamDestroy(self, stream: int) -> tuple:
+        self.streams -= 1
+        return (Result.success,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple:
         return (Result.invalid if self.capturing is not None else Result.success,)
@@ -476,3 +486,24 @@ def add_fake_engines(
     }
     path.write_text(json.dumps(manifest))
     return target
+
+
+class Machine:
+    """A bundle with engines, a GPU, and a library; :meth:`pipeline` loads it."""
+
+    def __init__(
+        self, bundle: Path, library: str = "tensorrt-rtx", gpu: FakeCuda | None = None, **engines: Any
+    ) -> None:
+        self.bundle, self.library = bundle, library
+        self.target = add_fake_engines(bundle, library, **engines)
+        self.gpu = gpu or FakeCuda()
+        self.trt = fake_tensorrt(self.gpu, library)
+
+    def pipeline(self, **options: Any) -> Pipeline:
+        opened = open_bundle(self.bundle)
+        library = Library(self.library, self.trt, "1.2.3")  # pyright: ignore[reportArgumentType]
+        backend = TensorRtBackend(opened, self.target, library, Cuda(self.gpu), BackendOptions(**options))
+        return Pipeline(opened, backend)
+
+    def count(self, kind: str, graph: str | None = None) -> int:
+        return sum(k == kind and graph in (None, g) for k, g in self.trt.events)

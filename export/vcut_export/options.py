@@ -119,8 +119,6 @@ class ExportOptions:
         object.__setattr__(self, "lora", tuple(str(text) for text in self.lora))
         check_choices(self)
         check_numbers(self, height=1, width=1, frames=1, steps=1, decode_chunk=1)
-        if not (self.cut_step is None or self.cut_step == "none" or isinstance(self.cut_step, int)):
-            raise UsageError(f"cut_step is {self.cut_step!r}: give a step, or 'none' to guide every step")
         if self.small_gpu and self.dynamic:
             raise UsageError(
                 "--small-gpu excludes --dynamic, because feed-forwards run in parts of a fixed size: "

@@ -16,6 +16,7 @@ from rich.markup import escape
 from vcut_runtime.backends import BACKENDS
 from vcut_runtime.command_options import takes_options
 from vcut_runtime.errors import UsageError
+from vcut_runtime.image_sources import refuse_url
 from vcut_runtime.options import BackendOptions, RunOptions
 from vcut_runtime.pipeline import Pipeline
 from vcut_runtime.terminal import JSON, QUIET, duration, print_json, progress_bars, run_app, stderr, stdout
@@ -66,6 +67,7 @@ def run(
     for path in outputs:
         check_output(path)
     for image in images:
+        refuse_url(image)
         if not image.is_file():
             raise UsageError(f"no image at {image}: check the path")
     pipeline = Pipeline.load(bundle, backend, backend_options)  # hashes every file, so cheap checks come first

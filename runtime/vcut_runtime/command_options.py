@@ -13,13 +13,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass, replace
 from functools import wraps
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from rich.markup import escape
 
 from vcut_runtime.errors import UsageError
+from vcut_runtime.option_types import check_choices as check_choices
+from vcut_runtime.option_types import words_of
 
 Record = TypeVar("Record")
 
@@ -100,21 +101,9 @@ def check_numbers(options: Any, **least: float) -> None:
             raise UsageError(f"{f.name} is {value}: give at least {least[f.name]}")
 
 
-def check_choices(options: Any) -> None:
-    """Check that each field whose type is a choice of words has one of these words.
-
-    Raises:
-        UsageError: one has not.
-    """
-    for name, kind in get_type_hints(type(options)).items():
-        value, words = getattr(options, name), _words(kind)
-        if words and isinstance(value, str) and value not in words:
-            raise UsageError(f"unknown {name} {value!r}: choose {', '.join(words)}")
-
-
 def _parameter(f: Field[Any], record: type) -> inspect.Parameter:
     kind = get_type_hints(record)[f.name]
-    if f.metadata["parse"] or _words(kind):
+    if f.metadata["parse"] or words_of(kind):
         kind = str | None if f.default is None or f.metadata["parse"] else str
     repeated = get_origin(kind) is tuple
     if repeated:
@@ -123,11 +112,3 @@ def _parameter(f: Field[Any], record: type) -> inspect.Parameter:
     shown = typer.Option(*flags, help=escape(f.metadata["about"]), show_default=not (f.metadata["parse"] or repeated))
     default = inspect.Parameter.empty if f.default is MISSING else [] if repeated else f.default
     return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown])
-
-
-def _words(kind: Any) -> tuple[str, ...]:
-    """Return the words of ``Literal["a", "b"]`` and of ``Literal["a", "b"] | None``; none for other types."""
-    if get_origin(kind) in (Union, UnionType):
-        kinds = [part for part in get_args(kind) if part is not type(None)]
-        return _words(kinds[0]) if len(kinds) == 1 else ()
-    return get_args(kind) if get_origin(kind) is Literal else ()

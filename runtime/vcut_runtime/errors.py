@@ -19,6 +19,10 @@ class BundleError(VcutError):
     """A bundle is damaged, foreign or unsafe."""
 
 
+class Cancelled(VcutError):
+    """A video was cancelled by its caller. The pipeline can make the next one at once."""
+
+
 def first_line(error: object) -> str:
     """Return the first line of an error's text, or its type's name if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vcut_runtime.errors import UsageError
+from vcut_runtime.image_sources import ImageLike, open_source
 
-ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray"
 Fit = Literal["stretch", "crop"]
 
 
@@ -19,7 +19,7 @@ def load_image(image: ImageLike, height: int, width: int, fit: Fit = "stretch") 
     """Return ``image`` as float32 [1, 3, height, width] in [0, 1].
 
     Args:
-        image: a file, a PIL image, or an array [H, W, 3], uint8 or float in [0, 1].
+        image: see :func:`~vcut_runtime.image_sources.open_source`; arrays are uint8, or float in [0, 1].
         height: target height in pixels.
         width: target width in pixels.
         fit: ``stretch`` resizes to the target whatever the aspect ratio, as diffusers does; ``crop`` keeps the aspect
@@ -30,11 +30,12 @@ def load_image(image: ImageLike, height: int, width: int, fit: Fit = "stretch") 
     """
     if fit not in get_args(Fit):
         raise UsageError(f"unknown fit {fit!r}: choose stretch or crop")
-    if isinstance(image, np.ndarray):
-        image = _from_array(image)
-    elif not isinstance(image, Image.Image):
-        image = _open(Path(image))
-    image = _rgb(image)
+    source = open_source(image)
+    if isinstance(source, np.ndarray):
+        source = _from_array(source)
+    elif not isinstance(source, Image.Image):
+        source = _open(source)
+    image = _rgb(source)
     if fit == "crop":
         image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     elif image.size != (width, height):
@@ -72,11 +73,12 @@ def resize_matrix(pixels: int, size: int) -> np.ndarray:
     return result
 
 
-def _open(path: Path) -> Image.Image:
+def _open(source: Path | BinaryIO) -> Image.Image:
+    path = source if isinstance(source, Path) else "the image's data"
     try:
-        if not path.is_file():
-            raise UsageError(f"no image at {path}: check the path")
-        with Image.open(path) as opened:
+        if isinstance(source, Path) and not source.is_file():
+            raise UsageError(f"no image at {source}: check the path")
+        with Image.open(source) as opened:
             opened.load()
             return ImageOps.exif_transpose(opened)
     except UsageError:

@@ -15,6 +15,7 @@ from vcut_runtime.schedule import (
     QualityBias,
     Schedule,
     Solver,
+    Step,
     check_sigmas,
     parse_cut_step,
     parse_sigmas,
@@ -80,7 +81,9 @@ class RunOptions:
     motion_bucket_id: float = option(127, "How much motion, about 1 to 255.")
     noise_aug_strength: float = option(0.02, "Noise added to the photograph.")
     seed: int | None = option(None, "Seed; image i gets seed + i. [default: random]")
-    decode_chunk: int | None = option(None, "Frames decoded at a time. [default: the bundle's]")
+    decode_chunk_size: int | None = option(
+        None, "Frames decoded at a time. [default: the bundle's]", "--decode-chunk-size", "--decode-chunk"
+    )
     decode_overlap: int | None = option(
         None, "Frames decoded on each side of a chunk for context and not kept. [default: the bundle's]"
     )
@@ -96,13 +99,15 @@ class RunOptions:
             fps=1,
             noise_aug_strength=0,
             seed=0,
-            decode_chunk=1,
+            decode_chunk_size=1,
             decode_overlap=0,
         )
         if self.fps > 1000:
             raise UsageError(f"fps is {self.fps}: give at most 1000")
-        if not (self.cut_step is None or self.cut_step == "none" or isinstance(self.cut_step, int)):
-            raise UsageError(f"cut_step is {self.cut_step!r}: give a step, or 'none' to guide every step")
+        if self.schedule is not None and not isinstance(self.schedule, str):
+            if not all(isinstance(step, Step) for step in self.schedule):
+                raise UsageError("schedule is a list of other things than steps: give a name, or rows of class Step")
+            object.__setattr__(self, "schedule", tuple(self.schedule))
         if (self.num_inference_steps or 0) > MOST_STEPS:
             raise UsageError(f"num_inference_steps is {self.num_inference_steps}: give at most {MOST_STEPS}")
         if self.sigmas is not None:
@@ -129,4 +134,5 @@ class BackendOptions:
     )
 
     def __post_init__(self) -> None:
+        check_choices(self)
         check_numbers(self, threads=1)

@@ -159,16 +159,16 @@ def resize_matrices(manifest: Manifest, sizes: Sizes) -> dict[str, np.ndarray]:
 
 def _chunks(manifest: Manifest, options: RunOptions, sizes: Sizes, most: int | None) -> list[Chunk]:
     usual = manifest.decode_chunk if most is None else min(manifest.decode_chunk, most)
-    chunk = usual if options.decode_chunk is None else options.decode_chunk
+    chunk = usual if options.decode_chunk_size is None else options.decode_chunk_size
     fixed = manifest.geometry.decode_frames
     if fixed is not None and chunk != fixed:
         raise UsageError(
-            f"decode_chunk is {chunk}, this bundle decodes {fixed} frames at a time: "
+            f"decode_chunk_size is {chunk}, this bundle decodes {fixed} frames at a time: "
             f"export it with --decode-chunk {chunk}"
         )
     if most is not None and chunk > most:
         raise UsageError(
-            f"decode_chunk is {chunk}, the decode engine takes up to {most} frames: give at most {most}, "
+            f"decode_chunk_size is {chunk}, the decode engine takes up to {most} frames: give at most {most}, "
             f"or run 'vcut build --decode-chunk {chunk}'"
         )
     overlap = options.decode_overlap

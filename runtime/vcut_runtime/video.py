@@ -9,11 +9,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO, overload
 
 import numpy as np
 from PIL import Image
 
 from vcut_runtime.errors import UsageError, VcutError
+from vcut_runtime.file_object import write_to
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,31 @@ class Video:
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by stage, of the GPU's clock on a GPU
     peak_memory: int | None = None  # device memory in bytes; None without a device
 
-    def save(self, path: str | Path) -> Path:
+    def to_pil(self) -> list[Image.Image]:
+        """Return the frames as PIL images."""
+        return [Image.fromarray(pixels) for pixels in self.frames]
+
+    @overload
+    def save(self, path: str | Path) -> Path: ...
+    @overload
+    def save(self, path: BinaryIO, format: str) -> None: ...
+    def save(self, path: str | Path | BinaryIO, format: str | None = None) -> Path | None:
         """Write the video and return its path: ``.mp4``, ``.gif``, ``.webp``, or a folder of PNGs if it has no suffix.
 
         The file appears whole or not at all.
 
+        Args:
+            path: a path; or a file object open for writing bytes, which need not be seekable and is not closed.
+            format: of a file object: ``mp4``, ``gif`` or ``webp``. A path's suffix decides for itself.
+
         Raises:
-            UsageError: the suffix is unknown, or the folder holds something else.
-            VcutError: the disk refused it.
+            UsageError: the suffix or the format is unknown, or the folder holds something else.
+            VcutError: the disk or the file object refused it.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            return write_to(self.save, path, format, _WRITERS)
+        if format is not None:
+            raise UsageError("format is for file objects, a path's suffix says the format: leave one of them out")
         path = Path(path)
         writer = check_output(path)
         try:

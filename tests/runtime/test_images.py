@@ -174,7 +174,7 @@ def test_decompression_bomb_is_refused(photo_file: Path, monkeypatch: pytest.Mon
     assert f"cannot read {photo_file}" in refusal(photo_file)
 
 
-@pytest.mark.parametrize("shape", [(64, 96), (64, 96, 1), (64, 96, 4), (3, 64, 96), (1, 64, 96, 3)])
+@pytest.mark.parametrize("shape", [(64, 96), (64, 96, 1), (64, 96, 4), (2, 64, 96), (1, 1, 64, 96, 3)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_array_of_another_shape_is_refused(shape: tuple[int, ...], dtype: Any) -> None:
     message = refusal(np.zeros(shape, dtype))

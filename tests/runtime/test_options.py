@@ -22,7 +22,7 @@ from vcut_runtime import BackendOptions, RunOptions, UsageError
         ({"motion_bucket_id": float("inf")}, "motion_bucket_id is inf: give a finite number"),
         ({"min_guidance_scale": float("-inf")}, "min_guidance_scale is -inf: give a finite number"),
         ({"seed": -1}, "seed is -1: give at least 0"),
-        ({"decode_chunk": 0}, "decode_chunk is 0: give at least 1"),
+        ({"decode_chunk_size": 0}, "decode_chunk_size is 0: give at least 1"),
         ({"decode_overlap": -1}, "decode_overlap is -1: give at least 0"),
         ({"guide_from": 0}, "guide_from is 0: give at least 1"),
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001: give at most 1000"),
@@ -39,8 +39,8 @@ from vcut_runtime import BackendOptions, RunOptions, UsageError
         ),
         ({"quality_bias": "both"}, "unknown quality_bias 'both': choose mean, cond"),
         ({"fit": "pad"}, "unknown fit 'pad': choose stretch, crop"),
-        ({"cut_step": "never"}, "cut_step is 'never': give a step, or 'none' to guide every step"),
-        ({"cut_step": 2.5}, "cut_step is 2.5: give a step, or 'none' to guide every step"),
+        ({"cut_step": "never"}, "cut_step is 'never': give a whole number or 'none'"),
+        ({"cut_step": 2.5}, "cut_step is 2.5: give a whole number or 'none'"),
     ],
 )
 def test_what_is_impossible_in_every_bundle_is_refused(options: dict[str, Any], says: str) -> None:

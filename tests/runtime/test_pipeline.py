@@ -105,10 +105,10 @@ def test_options_mean_what_they_mean_in_diffusers(
     theirs = reference.load(tiny_checkpoint)
     reference.inject(theirs, monkeypatch, noise)
     want = diffusers_frames(theirs, image, latents, decode_chunk_size=5, **options)
-    got = folded(image, cut_step="none", latents=latents, noise=noise, decode_chunk=5, **options)
+    got = folded(image, cut_step="none", latents=latents, noise=noise, decode_chunk_size=5, **options)
     assert psnr(got.frames, want) >= 50
     assert got.fps == 12
-    plain = folded(image, cut_step="none", latents=latents, noise=noise, decode_chunk=5, num_inference_steps=4)
+    plain = folded(image, cut_step="none", latents=latents, noise=noise, decode_chunk_size=5, num_inference_steps=4)
     assert psnr(plain.frames, want) < 45  # the options matter
 
 
@@ -346,7 +346,9 @@ def test_chunks_of_every_size_agree_with_diffusers_chunks(
     reference.inject(theirs, monkeypatch, noise)
     for chunk in (1, 13, 14, 99):  # 13 leaves a chunk of a single frame
         want = diffusers_frames(theirs, image, latents, num_inference_steps=1, decode_chunk_size=chunk)
-        got = folded(image, cut_step="none", num_inference_steps=1, latents=latents, noise=noise, decode_chunk=chunk)
+        got = folded(
+            image, cut_step="none", num_inference_steps=1, latents=latents, noise=noise, decode_chunk_size=chunk
+        )
         assert psnr(got.frames, want) >= 50
 
 
@@ -417,7 +419,7 @@ def test_a_failing_callback_stops_the_run(small: Pipeline, photo: Image.Image) -
 
 
 def test_a_callback_cannot_use_its_own_pipeline(small: Pipeline, photo: Image.Image) -> None:
-    with pytest.raises(UsageError, match="make it afterwards"):
+    with pytest.raises(UsageError, match="do it afterwards"):
         small(photo, seed=0, callback=lambda *_: small(photo))
 
 
@@ -437,7 +439,7 @@ def test_the_time_of_a_video_is_that_of_its_steps(small: Pipeline, monkeypatch: 
         ({"num_inference_steps": 0}, "at least 1"),
         ({"cut_step": 0}, "outside 1..5"),
         ({"cut_step": 6}, "outside 1..5"),
-        ({"decode_chunk": 0}, "at least 1"),
+        ({"decode_chunk_size": 0}, "at least 1"),
         ({"cache_interval": 0}, "at least 1"),
         ({"cache_interval": 2}, "no shallow steps: export it with --deep-cache"),
         ({"fps": 0}, "at least 1"),
@@ -450,7 +452,7 @@ def test_the_time_of_a_video_is_that_of_its_steps(small: Pipeline, monkeypatch: 
         ({"latents": np.zeros((1, 3, 4, 16, 17))}, "latents has shape"),
         ({"noise": np.zeros((3, 32, 32))}, "noise has shape"),
         ({"fit": "pad"}, "unknown fit 'pad': choose stretch, crop"),
-        ({"cut_step": "never"}, "cut_step is 'never': give a step, or 'none'"),
+        ({"cut_step": "never"}, "cut_step is 'never': give a whole number or 'none'"),
         ({"schedule": "quick"}, "unknown schedule 'quick': choose vcut, exact, balanced, fast"),
         ({"schedule": ()}, "cannot play the schedule: it has no step"),
         ({"schedule": "exact", "cut_step": 2}, "schedule and cut_step exclude each other"),
@@ -667,6 +669,7 @@ class Recorder:
     """A backend without graphs. It keeps the inputs of each run, and fills the outputs with the number of the run."""
 
     name = "recorder"
+    on_host = True
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -687,6 +690,7 @@ class Recorder:
             for tensor in self.manifest.graphs[graph].outputs
         }
 
+    def close(self) -> None: ...
     def load(self, graph: str) -> None: ...
     def wait(self, mark: Any) -> None: ...
     def check_run(self, sizes: Any, graphs: Any) -> None: ...
@@ -750,7 +754,7 @@ def test_an_input_added_to_a_record_gets_its_default(graph: str, monkeypatch: py
     entry = manifest.graphs[graph]
     entry = msgspec.structs.replace(entry, inputs=(*entry.inputs, TensorSpec("extra", "float32", shape)))
     manifest = msgspec.structs.replace(manifest, graphs={**manifest.graphs, graph: entry})
-    runs = recorded(manifest, num_inference_steps=4, decode_chunk=10)
+    runs = recorded(manifest, num_inference_steps=4, decode_chunk_size=10)
     values = [(len(inputs.get("latents", ())), inputs["extra"]) for name, inputs in runs if name == graph]
     assert len(values) == {"condition": 1, "semantic_binding": 2, "quality_improvement": 2, "decode": 2}[graph]
     for n, value in values:

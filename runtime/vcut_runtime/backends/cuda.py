@@ -43,6 +43,9 @@ class Cuda:
         self.driver = f"{driver // 1000}.{driver % 1000 // 10}"  # the newest CUDA that the driver runs
         self.stream: int = int(self._call("cudaStreamCreate"))
 
+    def __del__(self) -> None:
+        _quietly(self._call, "cudaStreamDestroy", getattr(self, "stream", None))  # work in flight is finished
+
     def memory(self) -> tuple[int, int]:
         """Return free and total device memory in bytes, other programs' use included."""
         free, total = self._call("cudaMemGetInfo")

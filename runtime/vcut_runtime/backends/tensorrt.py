@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +96,7 @@ class TensorRtBackend:
         options = options or BackendOptions()
         self.name = library.name
         self.target = target
+        self.on_host = False
         self.notes: list[str] = []
         self._bundle, self._library, self._cuda = bundle, library, cuda
         self._set: EngineSet = bundle.manifest.engines[target]
@@ -143,12 +145,13 @@ class TensorRtBackend:
         loaded = self._loaded.get(graph)
         if loaded is not None and loaded.resident:  # every step comes here, and asking for free memory takes time
             return
-        if loaded is None:
-            self._loaded[graph] = self._open(graph)
-        else:
-            if not loaded.engine.load_weights(loaded.serialized):
+        with self._intact(graph):
+            if loaded is None:
+                self._loaded[graph] = self._open(graph)
+            elif loaded.engine.load_weights(loaded.serialized):
+                loaded.resident = True
+            else:
                 raise self._failed(f"cannot load the weights of {graph} again")
-            loaded.resident = True
         self._sample_memory()
 
     def upload(self, value: np.ndarray) -> DeviceArray:
@@ -174,9 +177,10 @@ class TensorRtBackend:
         """
         self.load(graph)
         loaded = self._loaded[graph]
-        self._bind(graph, loaded, inputs)
-        self._enqueue(graph, loaded)
-        loaded.runs += 1
+        with self._intact(graph):
+            self._bind(graph, loaded, inputs)
+            self._enqueue(graph, loaded)
+            loaded.runs += 1
         if loaded.runs == 1:
             self._cuda.synchronize()  # the first run compiles and allocates, and that counts
             self._sample_memory()
@@ -203,6 +207,15 @@ class TensorRtBackend:
         """Return the most device memory in use since this backend was made, less what was in use before, in bytes."""
         self._sample_memory()
         return self._free_before - self._least_free
+
+    def close(self) -> None:
+        """Wait for the GPU, and give back the engines and all device memory."""
+        try:
+            self._cuda.synchronize()
+        finally:
+            self._loaded.clear()
+            self._activation = self._features = None
+            self._pool.unused.clear()
 
     def _decide_low_memory(self, asked: bool | None) -> bool:
         """Compare the memory that the engines need, as the manifest says, with the free memory."""
@@ -361,11 +374,13 @@ class TensorRtBackend:
         """One memory serves all engines, as they run one after the other; it grows to what the largest engine needs."""
         size = max(need, *(e.activation_bytes for e in self._set.engines.values()))
         if self._activation is None or size > self._activation.size:
+            others, self._loaded = self._loaded, {}  # without memory none of them can run
             self._activation = None  # given back first
             self._activation = self._cuda.allocate(size, "activations")
-            for loaded in self._loaded.values():
+            for loaded in others.values():
                 loaded.context.set_device_memory(self._activation.address, size)
                 loaded.captured, loaded.runs = None, 0  # it points at the old memory
+            self._loaded = others
         return self._activation
 
     def _unload(self, graph: str) -> None:
@@ -374,10 +389,22 @@ class TensorRtBackend:
         if not loaded.resident:
             return
         self._cuda.synchronize()
-        if loaded.deferred and loaded.engine.unload_weights():
-            loaded.resident = False
-        else:
-            del self._loaded[graph]
+        with self._intact(graph):
+            if loaded.deferred and loaded.engine.unload_weights():
+                loaded.resident = False
+            else:
+                del self._loaded[graph]
+
+    @contextmanager
+    def _intact(self, graph: str) -> Iterator[None]:
+        """Drop the engine if the body fails or is interrupted: its state is unknown, and its next run opens it anew."""
+        try:
+            yield
+        except BaseException:
+            with suppress(VcutError):
+                self._cuda.synchronize()  # nothing may be in flight when the engine goes
+            self._loaded.pop(graph, None)
+            raise
 
     def _bytes(self, spec: TensorSpec, entry: EngineEntry) -> int:
         """Return the size of a tensor at its largest."""
