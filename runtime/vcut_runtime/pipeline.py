@@ -17,9 +17,10 @@ from vcut_runtime.bundle import Bundle, open_bundle
 from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.command_options import merge
 from vcut_runtime.errors import UsageError
-from vcut_runtime.images import ImageLike, load_image
+from vcut_runtime.images import ImageLike, Photo, fit_notes, open_image
 from vcut_runtime.options import BackendOptions, RunOptions
-from vcut_runtime.run_plan import plan_run
+from vcut_runtime.run_input import run_inputs
+from vcut_runtime.run_plan import RunPlan, choose_sizes, plan_run
 from vcut_runtime.schedule import Step
 from vcut_runtime.video import Video
 from vcut_runtime.video_run import Progress, State, VideoRun
@@ -125,32 +126,52 @@ class Pipeline:
         callback: Callback | None,
         progress: Progress | None,
     ) -> Video | list[Video]:
-        plan = plan_run(self.manifest, options, self.backend.max_decode_chunk())
-        self.backend.check_run(plan.sizes, {step.graph for step in plan.schedule})
-        sizes = plan.sizes
+        plan = self._plan(options)
         several = isinstance(image, Sequence) and not isinstance(image, str)
         images = cast("Sequence[ImageLike]", image if several else [image])
-        pixels = [load_image(image, sizes.height, sizes.width, options.fit) for image in images]
-        video_shape = (1, sizes.frames, *self.manifest.geometry.latent_shape(sizes))
-        all_latents = _injected("latents", latents, video_shape, len(pixels))
-        all_noise = _injected("noise", noise, (1, 3, sizes.height, sizes.width), len(pixels))
-        draws = not (all_latents and all_noise) or any(step.noise for step in plan.schedule)
+        make_plan = (lambda photo: plan) if options.size is None else (lambda photo: self._plan(options, photo))
+        inputs = run_inputs(images, make_plan, self.manifest.geometry, options.fit, latents, noise)
+        draws = latents is None or noise is None or any(step.noise for step in plan.schedule)
         first_scale = np.float32(self.manifest.scheduler.noise_scale(plan.schedule[0].sigma))
         first_seed = None if not draws else secrets.randbelow(2**31) if options.seed is None else options.seed
         after_step = None if callback is None else lambda step, state: callback(state.done, step, state.latents)
+        fps = options.fps if options.output_fps is None else options.output_fps
         videos = []
-        for i, photo in enumerate(pixels):
+        for i, part in enumerate(inputs):
             seed = None if first_seed is None else first_seed + i
             draw = np.random.default_rng(seed)
             # Drawn in diffusers' order. An injected array does not change what the other array is.
-            own_noise = draw.standard_normal(photo.shape, dtype=np.float32)
-            own_latents = draw.standard_normal(video_shape, dtype=np.float32)
-            run = VideoRun(self.manifest, self.backend, plan, draw, progress or (lambda stage, done, total: None))
-            run.condition(photo, all_noise[i] if all_noise else own_noise)
-            start = State(0, (all_latents[i] if all_latents else own_latents) * first_scale)
+            own_noise = draw.standard_normal(part.image.shape, dtype=np.float32)
+            own_latents = draw.standard_normal(part.latent_shape, dtype=np.float32)
+            run = VideoRun(self.manifest, self.backend, part.plan, draw, progress or (lambda stage, done, total: None))
+            run.condition(part.image, own_noise if part.noise is None else part.noise)
+            start = State(0, (own_latents if part.latents is None else part.latents) * first_scale)
             frames = run.decode(run.denoise(plan.schedule, start, after_step))
-            videos.append(Video(frames, options.fps, seed, run.clock.seconds(), self.backend.peak_memory()))
+            memory = self.backend.peak_memory()
+            videos.append(Video(frames, fps, seed, run.clock.seconds(), memory, part.notes))
         return videos if several else videos[0]
+
+    def _plan(self, options: RunOptions, photo: Photo | None = None) -> RunPlan:
+        """Plan a video and check that the backend can make it; without ``photo`` the size ``auto`` is the bundle's."""
+        size = None if photo is None else photo.image.size
+        plan = plan_run(self.manifest, options, self.backend.max_decode_chunk(), size)
+        self.backend.check_run(plan.sizes, {step.graph for step in plan.schedule})
+        return plan
+
+    def notes(self, image: ImageLike, options: RunOptions | None = None, **keywords: Any) -> tuple[str, ...]:
+        """Return what the ``notes`` of a video of ``image`` will be, such as that it is stretched. Nothing runs.
+
+        Args:
+            image: as in a call.
+            options: what the video is made with.
+            keywords: fields of :class:`~vcut_runtime.options.RunOptions`, in the place of ``options``.
+
+        Raises:
+            UsageError: the image cannot be read, or an option does not fit the bundle.
+        """
+        photo, options = open_image(image), merge(RunOptions, options, keywords)
+        sizes = choose_sizes(self.manifest, options, photo.image.size)
+        return fit_notes(photo, sizes.height, sizes.width, options.fit)
 
     def estimate_seconds(self, options: RunOptions | None = None, **keywords: Any) -> float:
         """Return roughly how long the steps of a video take on a slow device; 0 where a step takes a second or two.
@@ -167,13 +188,3 @@ class Pipeline:
         graphs = Counter(step.graph for step in plan.schedule)
         self.backend.check_run(plan.sizes, graphs)
         return sum(count * self.backend.step_seconds(graph, plan.sizes) for graph, count in graphs.items())
-
-
-def _injected(name: str, value: np.ndarray | None, shape: tuple[int, ...], images: int) -> list[np.ndarray]:
-    """Check an injected array and return a part of ``shape``, [1, ...], for each image; nothing if none is injected."""
-    if value is None:
-        return []
-    value = np.asarray(value, dtype=np.float32)
-    if value.shape[1:] != shape[1:] or value.shape[0] not in (1, images):
-        raise UsageError(f"{name} has shape {list(value.shape)}, this bundle needs {list(shape)} for each image")
-    return [value[i : i + 1] if value.shape[0] == images else value for i in range(images)]
