@@ -100,11 +100,6 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions | None = None) -> P
     return Plan(checkpoint, options, geometry, graph_keys(checkpoint, options, geometry))
 
 
-def size_multiple(checkpoint: Checkpoint) -> int:
-    """Return what a free height or width must be a multiple of: every level of the UNet halves the latents evenly."""
-    return checkpoint.vae_scale_factor * 2 ** (len(checkpoint.configs["unet"]["block_out_channels"]) - 1)
-
-
 def make_manifest(
     plan: Plan,
     slices: tuple[BiasSlice, ...],
@@ -223,7 +218,7 @@ def _ranges(checkpoint: Checkpoint, sizes: Sizes, dynamic: Ranges) -> dict[Dimen
         if name not in dynamic:
             continue
         low, high = dynamic[name]
-        allowed = SizeRange(low, high, 1 if name == "frames" else size_multiple(checkpoint))
+        allowed = SizeRange(low, high, 1 if name == "frames" else checkpoint.vae_scale_factor)
         own = getattr(sizes, name)
         if not 1 <= low <= high or low not in allowed or high not in allowed:
             steps = "" if allowed.multiple == 1 else f" in multiples of {allowed.multiple}"
@@ -233,13 +228,6 @@ def _ranges(checkpoint: Checkpoint, sizes: Sizes, dynamic: Ranges) -> dict[Dimen
         result[name] = allowed
     if unknown := sorted(set(dynamic) - set(result)):
         raise UsageError(f"--dynamic has no {unknown[0]!r}: give ranges of {', '.join(DIMENSIONS)}")
-    if {"height", "width"} & set(result):
-        multiple = size_multiple(checkpoint)
-        for name in ("height", "width"):
-            if getattr(sizes, name) % multiple:
-                raise UsageError(
-                    f"--{name} {getattr(sizes, name)} is not a multiple of {multiple}, which --dynamic needs: change it"
-                )
     return result
 
 

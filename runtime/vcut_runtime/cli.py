@@ -16,11 +16,13 @@ from rich.markup import escape
 from vcut_runtime.backends import BACKENDS
 from vcut_runtime.command_options import takes_options
 from vcut_runtime.errors import UsageError
+from vcut_runtime.image_files import check_file
 from vcut_runtime.image_sources import refuse_url
+from vcut_runtime.images import open_image
 from vcut_runtime.options import BackendOptions, RunOptions
 from vcut_runtime.pipeline import Pipeline
 from vcut_runtime.terminal import JSON, QUIET, duration, print_json, progress_bars, run_app, stderr, stdout
-from vcut_runtime.video import check_output
+from vcut_runtime.video import QUALITY, check_output, check_quality
 
 app = typer.Typer(
     name="vcut",
@@ -59,17 +61,20 @@ def run(
         str,
         typer.Option(help=f"{', '.join(BACKENDS)}, or auto: the first of these that can run the bundle here."),
     ] = "auto",
+    quality: Annotated[int, typer.Option(help="Of an MP4 or WebP, 1 to 100, where the file is largest.")] = QUALITY,
     json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Turn photographs into videos."""
     outputs = _outputs(output, len(images))
+    check_quality(quality)
     for path in outputs:
         check_output(path)
     for image in images:
         refuse_url(image)
-        if not image.is_file():
-            raise UsageError(f"no image at {image}: check the path")
+        check_file(image)
+        if any(path.exists() and path.samefile(image) for path in outputs):
+            raise UsageError(f"{image} would be replaced by its video: choose another --output")
     pipeline = Pipeline.load(bundle, backend, backend_options)  # hashes every file, so cheap checks come first
     if not (quiet or json) and (seconds := pipeline.estimate_seconds(options)) > 60:
         each = " each" if len(images) > 1 else ""
@@ -77,9 +82,13 @@ def run(
     first = secrets.randbelow(2**31) if options.seed is None else options.seed
     results: list[dict[str, Any]] = []
     for i, (image, path) in enumerate(zip(images, outputs, strict=True)):  # each is saved before the next begins
+        photo = open_image(image)
+        if not quiet and not json:
+            for note in pipeline.notes(photo, options):  # before minutes of work
+                stderr.print(f"{escape(image.name)}: {escape(note)}", soft_wrap=True)
         with progress_bars(quiet or json) as progress:
-            video = pipeline(image, options, seed=first + i, progress=progress)
-        video.save(path)
+            video = pipeline(photo, options, seed=first + i, progress=progress)
+        video.save(path, quality)
         seconds = {stage: round(value, 3) for stage, value in video.timings.items()}
         results.append(
             {
@@ -88,6 +97,9 @@ def run(
                 "seed": video.seed,
                 "seconds": seconds,
                 "peak_device_memory_bytes": video.peak_memory,
+                "height": video.frames.shape[1],
+                "width": video.frames.shape[2],
+                "notes": list(video.notes),
             }
         )
         if not quiet and not json:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
@@ -15,20 +14,13 @@ from PIL import Image
 from vcut_runtime.arrays import SupportsDLPack, as_array
 from vcut_runtime.errors import UsageError
 
-ImageLike: TypeAlias = "str | Path | bytes | BinaryIO | Image.Image | np.ndarray | SupportsDLPack"
+ImageSource: TypeAlias = "str | Path | bytes | BinaryIO | Image.Image | np.ndarray | SupportsDLPack"
 _BYTES = (bytes, bytearray, memoryview)
 _CHANNELS = (1, 3, 4)  # grey, RGB, with transparency
 _URL = re.compile(r"(data:|[a-z][a-z0-9+.-]+:/)", re.IGNORECASE)  # Path makes one slash of two; C:\ is no URL
 
 
-def list_images(image: ImageLike | Sequence[ImageLike]) -> tuple[list[ImageLike], bool]:
-    """Return the images of a call, and whether it gave a list of them."""
-    if isinstance(image, Sequence) and not isinstance(image, (str, *_BYTES)):
-        return list(cast("Sequence[ImageLike]", image)), True
-    return [cast("ImageLike", image)], False
-
-
-def open_source(image: ImageLike) -> Path | BinaryIO | Image.Image | np.ndarray:
+def open_source(image: ImageSource) -> Path | BinaryIO | Image.Image | np.ndarray:
     """Return ``image`` as one of four kinds: a path, a file object, a PIL image, or an array [H, W, channels].
 
     An array or a tensor is [H, W, 3] or [3, H, W], or either with a leading axis of 1. Where both the first and the
@@ -45,7 +37,9 @@ def open_source(image: ImageLike) -> Path | BinaryIO | Image.Image | np.ndarray:
     if isinstance(image, _BYTES):
         return io.BytesIO(bytes(image))
     if hasattr(image, "read"):
-        return cast("BinaryIO", image)
+        file = cast("BinaryIO", image)
+        can_seek = hasattr(file, "seekable") and file.seekable()
+        return file if can_seek else io.BytesIO(file.read())
     array = as_array(image)
     if array is None:
         raise UsageError(

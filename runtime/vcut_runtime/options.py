@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from vcut_runtime.command_options import check_choices, check_numbers, option
 from vcut_runtime.errors import UsageError
@@ -35,6 +36,11 @@ class RunOptions:
         "Named schedule of the bundle to play, such as vcut, exact, balanced or fast. "
         "[default: made from the options below]",
         parse=str,
+    )
+    size: Literal["auto"] | None = option(
+        None,
+        "With auto the video has the size nearest to the photograph's shape, of those that the bundle can make, and "
+        "about the bundle's area. [default: the bundle's size]",
     )
     height: int | None = option(None, "Pixels; other sizes need an export with --dynamic. [default: the bundle's]")
     width: int | None = option(None, "Pixels. [default: the bundle's]")
@@ -77,7 +83,8 @@ class RunOptions:
         "number for each frame, such as 1,2,3. [default: linear]",
         parse=parse_guidance,
     )
-    fps: int = option(7, "Frames per second, of the video and as a condition of the model.")
+    fps: float = option(7, "Frames per second, as a condition of the model.")
+    output_fps: float | None = option(None, "Frames per second that the video plays at. [default: those of --fps]")
     motion_bucket_id: float = option(127, "How much motion, about 1 to 255.")
     noise_aug_strength: float = option(0.02, "Noise added to the photograph.")
     seed: int | None = option(None, "Seed; image i gets seed + i. [default: random]")
@@ -87,7 +94,11 @@ class RunOptions:
     decode_overlap: int | None = option(
         None, "Frames decoded on each side of a chunk for context and not kept. [default: the bundle's]"
     )
-    fit: Fit = option("stretch", "How to fit an image of another shape: stretch (as diffusers does) or crop.")
+    fit: Fit = option(
+        "stretch",
+        "How to fit an image of another shape: stretch (as diffusers does), crop, pad (black borders) or blur (borders "
+        "of the blurred image).",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -97,13 +108,17 @@ class RunOptions:
             guide_from=1,
             cache_interval=1,
             fps=1,
+            output_fps=1,
             noise_aug_strength=0,
             seed=0,
             decode_chunk_size=1,
             decode_overlap=0,
         )
-        if self.fps > 1000:
-            raise UsageError(f"fps is {self.fps}: give at most 1000")
+        for name, rate in (("fps", self.fps), ("output_fps", self.output_fps)):
+            if rate is not None and rate > 1000:
+                raise UsageError(f"{name} is {rate:g}: give at most 1000")
+        if self.size is not None and (self.height, self.width) != (None, None):
+            raise UsageError("size excludes height and width: leave one of them out")
         if self.schedule is not None and not isinstance(self.schedule, str):
             if not all(isinstance(step, Step) for step in self.schedule):
                 raise UsageError("schedule is a list of other things than steps: give a name, or rows of class Step")

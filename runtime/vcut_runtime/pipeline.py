@@ -16,7 +16,7 @@ from vcut_runtime.arrays import ArrayLike
 from vcut_runtime.backends import Backend, open_backend
 from vcut_runtime.bundle import Bundle, open_bundle
 from vcut_runtime.bundle.manifest import Manifest
-from vcut_runtime.call_inputs import check_video_count, choose_seeds, injected
+from vcut_runtime.call_inputs import check_video_count, choose_seeds
 from vcut_runtime.command_options import merge
 from vcut_runtime.diffusers_names import (
     Callback,
@@ -30,10 +30,11 @@ from vcut_runtime.diffusers_names import (
 )
 from vcut_runtime.errors import Cancelled, UsageError
 from vcut_runtime.finite import check_given
-from vcut_runtime.image_sources import ImageLike, list_images
-from vcut_runtime.images import load_image
+from vcut_runtime.images import ImageLike, Photo, fit_notes, list_images, open_image
+from vcut_runtime.noise import IMAGE, LATENTS, normal
 from vcut_runtime.options import BackendOptions, RunOptions
-from vcut_runtime.run_plan import plan_run
+from vcut_runtime.run_input import run_inputs
+from vcut_runtime.run_plan import RunPlan, choose_sizes, plan_run
 from vcut_runtime.video import Video
 from vcut_runtime.video_run import Progress, State, VideoRun
 
@@ -218,33 +219,49 @@ class Pipeline:
     ) -> list[Video]:
         """Make ``count`` videos of each image."""
         self._check_open()
-        plan = plan_run(self.manifest, options, self.backend.max_decode_chunk())
-        self.backend.check_run(plan.sizes, {step.graph for step in plan.schedule})
-        sizes = plan.sizes
-        photos = [load_image(image, sizes.height, sizes.width, options.fit) for image in images]
-        pixels = [photo for photo in photos for _ in range(count)]
-        video_shape = (1, sizes.frames, *self.manifest.geometry.latent_shape(sizes))
-        all_latents = injected("latents", latents, video_shape, len(pixels))
-        all_noise = injected("noise", noise, (1, 3, sizes.height, sizes.width), len(pixels))
-        draws = not (all_latents and all_noise) or any(step.noise for step in plan.schedule)
+        plan = self._plan(options)
+        make_plan = (lambda photo: plan) if options.size is None else (lambda photo: self._plan(options, photo))
+        inputs = run_inputs(images, count, make_plan, self.manifest.geometry, options.fit, latents, noise)
+        draws = latents is None or noise is None or any(step.noise for step in plan.schedule)
         first_scale = np.float32(self.manifest.scheduler.noise_scale(plan.schedule[0].sigma))
-        seeds = choose_seeds(options.seed, generator, len(pixels)) if draws else [None] * len(pixels)
+        seeds = choose_seeds(options.seed, generator, len(inputs)) if draws else [None] * len(inputs)
         after_step = None if callback is None else lambda step, state: callback(state.done, step, state.latents)
         before_graph = partial(_check_cancelled, cancel)
+        fps = options.fps if options.output_fps is None else options.output_fps
         videos = []
-        for i, (photo, seed) in enumerate(zip(pixels, seeds, strict=True)):
-            draw = np.random.default_rng(seed)
-            # Drawn in diffusers' order. An injected array does not change what the other array is.
-            own_noise = draw.standard_normal(photo.shape, dtype=np.float32)
-            own_latents = draw.standard_normal(video_shape, dtype=np.float32)
-            run = VideoRun(self.manifest, self.backend, plan, draw, progress or _no_progress, before_graph)
-            run.condition(photo, all_noise[i] if all_noise else own_noise)
+        for part, seed in zip(inputs, seeds, strict=True):
+            run = VideoRun(self.manifest, self.backend, part.plan, seed or 0, progress or _no_progress, before_graph)
+            run.condition(part.image, normal(run.seed, IMAGE, part.image.shape) if part.noise is None else part.noise)
+            drawn = normal(run.seed, LATENTS, part.latent_shape) if part.latents is None else part.latents
             with np.errstate(over="ignore"):  # it is refused below
-                start = State(0, (all_latents[i] if all_latents else own_latents) * first_scale)
+                start = State(0, drawn * first_scale)
             check_given("the latents times the first noise level", start.latents)
             frames = run.decode(run.denoise(plan.schedule, start, after_step))
-            videos.append(Video(frames, options.fps, seed, run.clock.seconds(), self.backend.peak_memory()))
+            memory = self.backend.peak_memory()
+            videos.append(Video(frames, fps, seed, run.clock.seconds(), memory, part.notes))
         return videos
+
+    def _plan(self, options: RunOptions, photo: Photo | None = None) -> RunPlan:
+        """Plan a video and check that the backend can make it; without ``photo`` the size ``auto`` is the bundle's."""
+        size = None if photo is None else photo.image.size
+        plan = plan_run(self.manifest, options, self.backend.max_decode_chunk(), size)
+        self.backend.check_run(plan.sizes, {step.graph for step in plan.schedule})
+        return plan
+
+    def notes(self, image: ImageLike, options: RunOptions | None = None, **keywords: Any) -> tuple[str, ...]:
+        """Return what the ``notes`` of a video of ``image`` will be, such as that it is stretched. Nothing runs.
+
+        Args:
+            image: as in a call.
+            options: what the video is made with.
+            keywords: fields of :class:`~vcut_runtime.options.RunOptions`, in the place of ``options``.
+
+        Raises:
+            UsageError: the image cannot be read, or an option does not fit the bundle.
+        """
+        photo, options = open_image(image), merge(RunOptions, options, keywords)
+        sizes = choose_sizes(self.manifest, options, photo.image.size)
+        return fit_notes(photo, sizes.height, sizes.width, options.fit)
 
     def estimate_seconds(self, options: RunOptions | None = None, **keywords: Any) -> float:
         """Return roughly how long the steps of a video take on a slow device; 0 where a step takes a second or two.

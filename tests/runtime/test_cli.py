@@ -52,6 +52,40 @@ def test_run_writes_a_video(small_bundle: Path, photo_file: Path, tmp_path: Path
         assert sum(1 for _ in container.decode(video=0)) == 3
 
 
+def test_a_stretched_photograph_is_one_line_and_a_note(small_bundle: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (200, 300)).save(tmp_path / "tall.png")
+    arguments = ("run", small_bundle, tmp_path / "tall.png", "-o", tmp_path / "out.gif")
+    note = "the image of 200x300 is stretched 1.50 x in width to 32x32: --fit crop, pad or blur keeps its shape"
+    lines = vcut(*arguments).stderr.splitlines()
+    assert [line for line in lines if "stretched" in line] == [f"tall.png: {note}"]
+    assert json.loads(vcut(*arguments, "--json").stdout)["videos"][0]["notes"] == [note]
+    assert vcut(*arguments, "-q").stderr == ""
+    done = vcut(*arguments, "--fit", "blur", "--output-fps", 4.5, "--quality", 50)
+    assert done.returncode == 0, done.stderr
+    assert "stretched" not in done.stderr
+
+
+def test_the_size_follows_each_photograph(dynamic_bundle: Path, tmp_path: Path) -> None:
+    images = [tmp_path / "tall.png", tmp_path / "wide.png"]
+    for path, size in zip(images, ((200, 300), (400, 200)), strict=True):
+        Image.new("RGB", size).save(path)
+    done = vcut("run", dynamic_bundle, *images, "--size", "auto", "-o", tmp_path / "out.gif", "--json")
+    assert done.returncode == 0, done.stderr
+    videos = json.loads(done.stdout)["videos"]
+    assert [(video["height"], video["width"]) for video in videos] == [(40, 28), (24, 48)]
+    assert [len(video["notes"]) for video in videos] == [1, 0]  # 28/40 is not quite 2/3
+    assert Image.open(tmp_path / "out-2.gif").size == (48, 24)
+
+
+def test_a_photograph_is_not_replaced_by_its_video(small_bundle: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.webp")
+    before = (tmp_path / "photo.webp").read_bytes()
+    assert "would be replaced by its video" in error(
+        vcut("run", small_bundle, tmp_path / "photo.webp", "-o", tmp_path / "photo.webp"), 2
+    )
+    assert (tmp_path / "photo.webp").read_bytes() == before
+
+
 def test_run_with_several_images_numbers_the_outputs(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
     done = vcut("run", small_bundle, photo_file, photo_file, "-o", tmp_path / "out.gif", "--seed", 1, "--json")
     assert done.returncode == 0, done.stderr
@@ -73,10 +107,15 @@ def test_quiet_is_quiet(small_bundle: Path, photo_file: Path, tmp_path: Path) ->
     ("options", "says"),
     [
         (["-o", "out.avi"], "unknown output"),
+        (["-o", ".mp4"], ".mp4 has a suffix and no name: name it as out.mp4"),
+        (["-o", "/dev/null"], "/dev/null is a device or a pipe: name a file"),
+        (["-o", "x" * 252 + ".mp4"], "is longer than 255 bytes; choose a shorter one"),
+        (["--quality", "0"], "quality is 0: give 1 to 100"),
+        (["--size", "large"], "unknown size 'large': choose auto"),
         (["--cut-step", "9"], "outside 1..5"),
         (["--cut-step", "soon"], "is not a number"),
         (["--quality-bias", "median"], "unknown quality_bias 'median': choose mean, cond"),
-        (["--fit", "pad"], "unknown fit 'pad': choose stretch, crop"),
+        (["--fit", "zoom"], "unknown fit 'zoom': choose stretch, crop, pad, blur"),
         (["--schedule", "quick"], "unknown schedule 'quick': choose vcut, exact, balanced, fast"),
         (["--sigmas", "1,2,0"], "sigmas must be positive and fall from step to step"),
         (["--solver", "heun"], "unknown solver 'heun': choose euler, dpmpp-2m, lcm"),

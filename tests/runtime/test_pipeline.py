@@ -502,6 +502,36 @@ def test_options_come_as_a_record_or_as_keywords(small: Pipeline, photo: Image.I
     assert not np.array_equal(other.frames, video.frames)
 
 
+def test_the_rate_of_the_video_is_not_the_condition(small: Pipeline, photo: Image.Image) -> None:
+    plain = small(photo, seed=3, cut_step=2, fps=9)
+    slow = small(photo, seed=3, cut_step=2, fps=9, output_fps=4.5)
+    assert (plain.fps, slow.fps) == (9, 4.5)
+    assert np.array_equal(plain.frames, slow.frames)
+    assert not np.array_equal(plain.frames, small(photo, seed=3, cut_step=2, fps=4.5).frames)
+
+
+def test_a_video_has_notes_about_its_image(small: Pipeline, photo: Image.Image) -> None:
+    tall = photo.resize((100, 150))
+    (note,) = small.notes(tall)
+    assert "is stretched 1.50 x in width to 32x32" in note
+    assert [video.notes for video in small([tall, photo], seed=1)] == [(note,), ()]
+    assert small.notes(tall, fit="crop") == ()
+
+
+def test_a_size_for_each_photograph(dynamic_bundle: Path, photo: Image.Image) -> None:
+    """As the size by name, injected latents included; without the option the bundle's size stays."""
+    dynamic, tall = Pipeline.load(dynamic_bundle), photo.resize((100, 200))
+    videos = dynamic([tall, photo], seed=5, size="auto")
+    assert [video.frames.shape for video in videos] == [(4, 48, 24, 3), (4, 32, 32, 3)]
+    assert np.array_equal(videos[0].frames, dynamic(tall, seed=5, height=48, width=24).frames)
+    assert dynamic(tall, seed=5).frames.shape == (4, 40, 28, 3)
+    latents = np.random.default_rng(0).standard_normal((1, 4, 4, 24, 12), dtype=np.float32)
+    injected = dynamic(tall, seed=5, size="auto", latents=latents)
+    assert np.array_equal(injected.frames, dynamic(tall, seed=5, height=48, width=24, latents=latents).frames)
+    with pytest.raises(UsageError, match="latents has shape"):
+        dynamic([tall, photo], size="auto", latents=latents)
+
+
 def test_named_schedules_are_those_of_the_cut_steps(small: Pipeline, photo: Image.Image) -> None:
     vcut, exact = (small(photo, seed=0, schedule=name).frames for name in ("vcut", "exact"))
     assert np.array_equal(vcut, small(photo, seed=0).frames)
