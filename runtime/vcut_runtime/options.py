@@ -9,6 +9,7 @@ from vcut_runtime.command_options import check_choices, check_numbers, option
 from vcut_runtime.errors import UsageError
 from vcut_runtime.guidance import check_guidance, parse_guidance
 from vcut_runtime.images import Fit
+from vcut_runtime.noise import MOST_SEED
 from vcut_runtime.schedule import (
     MOST_STEPS,
     CutStep,
@@ -99,6 +100,8 @@ class RunOptions:
             decode_chunk=1,
             decode_overlap=0,
         )
+        if (self.seed or 0) > MOST_SEED:
+            raise UsageError(f"seed is {self.seed}: give at most {MOST_SEED}, which has 64 bits")
         if self.fps > 1000:
             raise UsageError(f"fps is {self.fps}: give at most 1000")
         if not (self.cut_step is None or self.cut_step == "none" or isinstance(self.cut_step, int)):

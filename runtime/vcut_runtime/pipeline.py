@@ -18,6 +18,7 @@ from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.command_options import merge
 from vcut_runtime.errors import UsageError
 from vcut_runtime.images import ImageLike, load_image
+from vcut_runtime.noise import IMAGE, LATENTS, normal
 from vcut_runtime.options import BackendOptions, RunOptions
 from vcut_runtime.run_plan import plan_run
 from vcut_runtime.schedule import Step
@@ -141,13 +142,10 @@ class Pipeline:
         videos = []
         for i, photo in enumerate(pixels):
             seed = None if first_seed is None else first_seed + i
-            draw = np.random.default_rng(seed)
-            # Drawn in diffusers' order. An injected array does not change what the other array is.
-            own_noise = draw.standard_normal(photo.shape, dtype=np.float32)
-            own_latents = draw.standard_normal(video_shape, dtype=np.float32)
-            run = VideoRun(self.manifest, self.backend, plan, draw, progress or (lambda stage, done, total: None))
-            run.condition(photo, all_noise[i] if all_noise else own_noise)
-            start = State(0, (all_latents[i] if all_latents else own_latents) * first_scale)
+            run = VideoRun(self.manifest, self.backend, plan, seed or 0, progress or (lambda stage, done, total: None))
+            run.condition(photo, all_noise[i] if all_noise else normal(run.seed, IMAGE, photo.shape))
+            drawn = all_latents[i] if all_latents else normal(run.seed, LATENTS, video_shape)
+            start = State(0, drawn * first_scale)
             frames = run.decode(run.denoise(plan.schedule, start, after_step))
             videos.append(Video(frames, options.fps, seed, run.clock.seconds(), self.backend.peak_memory()))
         return videos if several else videos[0]

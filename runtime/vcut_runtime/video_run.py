@@ -14,6 +14,7 @@ import numpy as np
 from vcut_runtime.backends import Backend
 from vcut_runtime.bundle.graph import FEATURES, GRAPHS, sized
 from vcut_runtime.bundle.manifest import Manifest
+from vcut_runtime.noise import after_step, normal
 from vcut_runtime.run_plan import RunPlan
 from vcut_runtime.schedule import Bias, Schedule, Step, select_bias
 
@@ -43,17 +44,15 @@ class VideoRun:
         manifest: of the bundle.
         backend: what runs the graphs.
         plan: of the video.
-        draw: gives the fresh noise of stochastic samplers.
+        seed: of the fresh noise of stochastic samplers.
         progress: called with stage, done and total.
 
     Attributes:
         conditioned: ``image_latents`` and ``sca_bias``, where the backend keeps them.
     """
 
-    def __init__(
-        self, manifest: Manifest, backend: Backend, plan: RunPlan, draw: np.random.Generator, progress: Progress
-    ) -> None:
-        self.manifest, self.backend, self.plan, self.draw, self.progress = manifest, backend, plan, draw, progress
+    def __init__(self, manifest: Manifest, backend: Backend, plan: RunPlan, seed: int, progress: Progress) -> None:
+        self.manifest, self.backend, self.plan, self.seed, self.progress = manifest, backend, plan, seed, progress
         self.clock = StageClock(backend)
         self.conditioned: Values = {}
         self.constants = {name: backend.upload(value) for name, value in plan.constants.items()}
@@ -92,7 +91,7 @@ class VideoRun:
                     biases[step.bias] = upload(select_bias(download(biases["both"]), step.bias))
                 values |= {**next(scalars), "sca_bias": biases[step.bias]}
                 outputs = self._run(step.graph, values)
-                values["latents"] = self._with_noise(outputs["next_latents"], step)
+                values["latents"] = self._with_noise(outputs["next_latents"], step, number)
                 values["previous_denoised"] = outputs["denoised"]
                 if FEATURES in outputs:
                     values[FEATURES] = outputs[FEATURES]
@@ -130,12 +129,12 @@ class VideoRun:
         values = {"sigma": [step.sigma], "coefficients": step.coefficients}
         return {name: self.backend.upload(np.array(value, dtype=np.float32)) for name, value in values.items()}
 
-    def _with_noise(self, latents: Any, step: Step) -> Any:
+    def _with_noise(self, latents: Any, step: Step, number: int) -> Any:
         """Add the fresh noise that a stochastic sampler asks for."""
         if not step.noise:
             return latents
         values = self.backend.download(latents)
-        noise = self.draw.standard_normal(values.shape, dtype=np.float32)
+        noise = normal(self.seed, after_step(number), values.shape)
         return self.backend.upload(values + np.float32(step.noise) * noise)
 
     def _default(self, graph: str, name: str, n: int) -> Any:
