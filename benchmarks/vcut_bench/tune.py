@@ -36,6 +36,7 @@ from vcut_runtime.bundle.manifest import Manifest, Measurement
 from vcut_runtime.command_options import check_choices, check_numbers, merge, option, takes_options
 from vcut_runtime.errors import UsageError
 from vcut_runtime.images import Fit
+from vcut_runtime.noise import IMAGE, LATENTS, normal
 from vcut_runtime.schedule import Bias, Schedule, Step
 from vcut_runtime.terminal import JSON, QUIET, progress_bars
 
@@ -118,10 +119,9 @@ class Errors:
 
 def draw(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the noise [1, 3, H, W] and the latents [1, F, C, h, w] that ``vcut run`` draws for a seed."""
-    generator, sizes = np.random.default_rng(seed), manifest.sizes
-    noise = generator.standard_normal((1, 3, sizes.height, sizes.width), dtype=np.float32)
+    sizes = manifest.sizes
     shape = (1, sizes.frames, *manifest.geometry.latent_shape(sizes))
-    return noise, generator.standard_normal(shape, dtype=np.float32)
+    return normal(seed, IMAGE, (1, 3, sizes.height, sizes.width)), normal(seed, LATENTS, shape)
 
 
 def measure(

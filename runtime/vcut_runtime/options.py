@@ -10,6 +10,7 @@ from vcut_runtime.command_options import check_choices, check_numbers, option
 from vcut_runtime.errors import UsageError
 from vcut_runtime.guidance import check_guidance, parse_guidance
 from vcut_runtime.images import Fit
+from vcut_runtime.noise import MOST_SEED
 from vcut_runtime.schedule import (
     MOST_STEPS,
     CutStep,
@@ -114,6 +115,8 @@ class RunOptions:
             decode_chunk_size=1,
             decode_overlap=0,
         )
+        if (self.seed or 0) > MOST_SEED:
+            raise UsageError(f"seed is {self.seed}: give at most {MOST_SEED}, which has 64 bits")
         for name, rate in (("fps", self.fps), ("output_fps", self.output_fps)):
             if rate is not None and rate > 1000:
                 raise UsageError(f"{name} is {rate:g}: give at most 1000")

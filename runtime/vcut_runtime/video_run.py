@@ -17,6 +17,7 @@ from vcut_runtime.bundle.graph import FEATURES, GRAPHS, sized
 from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.errors import UsageError
 from vcut_runtime.finite import check_given, check_made
+from vcut_runtime.noise import after_step, normal
 from vcut_runtime.run_plan import RunPlan
 from vcut_runtime.schedule import Bias, Schedule, Step, select_bias
 
@@ -47,7 +48,7 @@ class VideoRun:
         manifest: of the bundle.
         backend: what runs the graphs.
         plan: of the video.
-        draw: gives the fresh noise of stochastic samplers.
+        seed: of the fresh noise of stochastic samplers.
         progress: called with stage, done and total.
         before_graph: called before each graph runs. What it raises ends the video, and harms nothing.
 
@@ -60,11 +61,11 @@ class VideoRun:
         manifest: Manifest,
         backend: Backend,
         plan: RunPlan,
-        draw: np.random.Generator,
+        seed: int,
         progress: Progress,
         before_graph: Callable[[], None] = lambda: None,
     ) -> None:
-        self.manifest, self.backend, self.plan, self.draw, self.progress = manifest, backend, plan, draw, progress
+        self.manifest, self.backend, self.plan, self.seed, self.progress = manifest, backend, plan, seed, progress
         self.before_graph = before_graph
         self.clock = StageClock(backend)
         self.conditioned: Values = {}
@@ -117,7 +118,7 @@ class VideoRun:
                     biases[step.bias] = upload(select_bias(both, step.bias))
                 values |= {**next(scalars), "sca_bias": biases[step.bias]}
                 outputs = self._run(step.graph, values)
-                values["latents"] = self._with_noise(outputs["next_latents"], step)
+                values["latents"] = self._with_noise(outputs["next_latents"], step, number)
                 values["previous_denoised"] = outputs["denoised"]
                 if FEATURES in outputs:
                     values[FEATURES] = outputs[FEATURES]
@@ -165,12 +166,12 @@ class VideoRun:
         values = {"sigma": [step.sigma], "coefficients": step.coefficients}
         return {name: self.backend.upload(np.array(value, dtype=np.float32)) for name, value in values.items()}
 
-    def _with_noise(self, latents: Any, step: Step) -> Any:
+    def _with_noise(self, latents: Any, step: Step, number: int) -> Any:
         """Add the fresh noise that a stochastic sampler asks for."""
         if not step.noise:
             return latents
         values = self.backend.download(latents)
-        noise = self.draw.standard_normal(values.shape, dtype=np.float32)
+        noise = normal(self.seed, after_step(number), values.shape)
         return self.backend.upload(values + np.float32(step.noise) * noise)
 
     def _default(self, graph: str, name: str, n: int) -> Any:

@@ -19,6 +19,7 @@ from example_manifest import example
 from vcut_runtime import Bundle, Pipeline, RunOptions, Step, UsageError
 from vcut_runtime.bundle.graph import GRAPHS, sized
 from vcut_runtime.bundle.manifest import Manifest, TensorSpec
+from vcut_runtime.noise import after_step, normal
 from vcut_runtime.schedule import GRIDS, choose_sigmas
 
 SHAPE = (14, 4, 8, 12)
@@ -639,19 +640,18 @@ def test_dpmpp_2m_is_a_loop_over_diffusers_modules(
 
 
 def test_lcm_is_a_loop_over_diffusers_modules(small: Pipeline, without_tca: Any, drawn: dict[str, Any]) -> None:
-    """The noise after a step is what the seed gives after the noises of the image and of the latents."""
+    """The noise after each step is a stream of its own."""
     import torch
 
     levels = GRIDS["lcm"].make(small.manifest.scheduler, 4).tolist()
-    draw = np.random.default_rng(3)
-    first = [draw.standard_normal(drawn[name].shape, dtype=np.float32) for name in ("noise", "latents")]
-    fresh = [torch.from_numpy(draw.standard_normal(first[1].shape, dtype=np.float32)) for _ in range(3)]
+    latents, noise = (normal(3, stream, drawn[name].shape) for stream, name in enumerate(("latents", "noise")))
+    fresh = [torch.from_numpy(normal(3, after_step(step), latents.shape)) for step in (1, 2, 3)]
 
     def jump(x: Any, denoised: list[Any], number: int) -> Any:
         return denoised[-1] + (levels[number] * fresh[number - 1] if number < 4 else 0)
 
     with torch.no_grad():
-        want = own_loop(without_tca, drawn["image"], first[1], first[0], levels, (5, 5), jump)
+        want = own_loop(without_tca, drawn["image"], latents, noise, levels, (5, 5), jump)
     got = small(drawn["image"], seed=3, solver="lcm").frames
     assert want.std() > 10
     assert psnr(got, want) >= 50
