@@ -16,6 +16,7 @@ from vcut_runtime.backends import Backend, open_backend
 from vcut_runtime.bundle import Bundle, open_bundle
 from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.command_options import merge
+from vcut_runtime.decoding import check_frames
 from vcut_runtime.errors import UsageError
 from vcut_runtime.images import ImageLike, load_image
 from vcut_runtime.options import BackendOptions, RunOptions
@@ -149,6 +150,7 @@ class Pipeline:
             run.condition(photo, all_noise[i] if all_noise else own_noise)
             start = State(0, (all_latents[i] if all_latents else own_latents) * first_scale)
             frames = run.decode(run.denoise(plan.schedule, start, after_step))
+            check_frames(frames, photo)
             videos.append(Video(frames, options.fps, seed, run.clock.seconds(), self.backend.peak_memory()))
         return videos if several else videos[0]
 
