@@ -38,7 +38,9 @@ def example(*, deep: bool = False) -> Manifest:
             random_weights=True,
             seed=0,
             adapters=(Adapter("motion.safetensors", "ef" * 32, 0.8),),
-            configs={"unet": {"num_attention_heads": [5, 10], "deep": {"scaling_factor": 0.18215, "none": None}}},
+            configs={
+                "unet": {"num_attention_heads": [5, 10, 20, 20], "deep": {"scaling_factor": 0.18215, "none": None}}
+            },
         ),
         height=64,
         width=96,

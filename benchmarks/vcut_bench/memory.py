@@ -31,7 +31,7 @@ from vcut_export.checkpoint import CONFIG_FILES, WEIGHTED
 from vcut_runtime import open_bundle
 from vcut_runtime.bundle.graph import share_stage
 from vcut_runtime.bundle.manifest import EngineSet, Manifest, graph_files
-from vcut_runtime.command_options import check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import MOST_THREADS, check_numbers, merge, option, takes_options
 from vcut_runtime.errors import UsageError
 from vcut_runtime.terminal import JSON, QUIET, stages
 
@@ -42,12 +42,12 @@ class MemoryOptions:
 
     backend: str = option("auto", "Backend of vcut; as vcut run takes it.")
     reference: Path | None = option(None, "The bundle's diffusers folder. [default: its architecture, random weights]")
-    threads: int | None = option(None, "CPU threads of vcut run and diffusers.")
+    threads: int | None = option(None, "CPU threads of vcut run and diffusers.", least=1, most=MOST_THREADS)
     peers: bool = option(True, "Run diffusers too.", "--peers/--no-peers")
     build: bool = option(True, "Export the model again, without engines, to measure that.", "--build/--no-build")
 
     def __post_init__(self) -> None:
-        check_numbers(self, threads=1)
+        check_numbers(self)
         if self.reference is not None and not (self.reference / "unet").is_dir():
             raise UsageError(f"{self.reference} is not a diffusers folder: give the folder that holds unet/ and vae/")
 

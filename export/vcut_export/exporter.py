@@ -20,10 +20,11 @@ from vcut_export.plan import Plan, make_manifest, make_plan
 from vcut_export.reuse import existing, kept_graphs, manifest_now, place
 from vcut_runtime.backends.cpu_limits import CpuModel, check_cpu
 from vcut_runtime.bundle import Bundle, check_hashes, open_bundle
+from vcut_runtime.bundle.claims import recover
 from vcut_runtime.bundle.manifest import Manifest, graph_files
-from vcut_runtime.bundle.transaction import recover, staging
+from vcut_runtime.bundle.transaction import staging
 from vcut_runtime.command_options import merge
-from vcut_runtime.errors import UsageError
+from vcut_runtime.errors import UsageError, path_errors
 from vcut_runtime.host import peak_memory
 
 Stage = Callable[[str], AbstractContextManager[None]]
@@ -84,7 +85,8 @@ def export(
 
 def plan_export(model: str, options: ExportOptions) -> Plan:
     """Resolve ``model`` and decide everything about its bundle; reads no weights."""
-    checkpoint = resolve(model, revision=options.revision, random_weights=options.random_weights, seed=options.seed)
+    with path_errors(model, "the model"):
+        checkpoint = resolve(model, revision=options.revision, random_weights=options.random_weights, seed=options.seed)
     return make_plan(checkpoint, options)
 
 
@@ -102,10 +104,12 @@ def export_plan(
         model = CpuModel(plan.precision, plan.operators, plan.geometry, plan.checkpoint.configs["unet"])
         check_cpu(model, plan.geometry.sizes, plan.keys)
     if plan.checkpoint.hub is None:
-        check_weights(plan.checkpoint, plan.precision)
-    root = place(output, plan)
-    recover(root)
-    old = existing(root, plan, force)
+        with path_errors(plan.checkpoint.id, "the model"):
+            check_weights(plan.checkpoint, plan.precision)
+    with path_errors(output or "", "the output"):
+        root = place(output, plan)
+        recover(root)
+        old = existing(root, plan, force)
     kept = {} if force else kept_graphs(old, plan)
     stale = tuple(name for name in plan.keys if name not in kept)
     errors: dict[str, float] = {}

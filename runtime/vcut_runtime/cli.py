@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from vcut_runtime.backends import BACKENDS
 from vcut_runtime.command_options import takes_options
@@ -21,7 +20,7 @@ from vcut_runtime.image_sources import refuse_url
 from vcut_runtime.images import open_image
 from vcut_runtime.options import BackendOptions, RunOptions
 from vcut_runtime.pipeline import Pipeline
-from vcut_runtime.terminal import JSON, QUIET, duration, print_json, progress_bars, run_app, stderr, stdout
+from vcut_runtime.terminal import JSON, QUIET, duration, print_json, progress_bars, run_app, say, stdout
 from vcut_runtime.video import QUALITY, check_output, check_quality
 
 app = typer.Typer(
@@ -78,14 +77,14 @@ def run(
     pipeline = Pipeline.load(bundle, backend, backend_options)  # hashes every file, so cheap checks come first
     if not (quiet or json) and (seconds := pipeline.estimate_seconds(options)) > 60:
         each = " each" if len(images) > 1 else ""
-        stderr.print(f"{pipeline.backend.name}: the steps take roughly {duration(seconds)}{each}", soft_wrap=True)
+        say(f"{pipeline.backend.name}: the steps take roughly {duration(seconds)}{each}")
     first = secrets.randbelow(2**31) if options.seed is None else options.seed
     results: list[dict[str, Any]] = []
     for i, (image, path) in enumerate(zip(images, outputs, strict=True)):  # each is saved before the next begins
         photo = open_image(image)
         if not quiet and not json:
             for note in pipeline.notes(photo, options):  # before minutes of work
-                stderr.print(f"{escape(image.name)}: {escape(note)}", soft_wrap=True)
+                say(f"{image.name}: {note}")
         with progress_bars(quiet or json) as progress:
             video = pipeline(photo, options, seed=first + i, progress=progress)
         video.save(path, quality)
@@ -105,15 +104,12 @@ def run(
         if not quiet and not json:
             times = ", ".join(f"{stage.replace('_', ' ')} {value:.1f} s" for stage, value in video.timings.items())
             memory = f", {video.peak_memory / 1e9:.1f} GB of GPU memory" if video.peak_memory else ""
-            stderr.print(
-                f"[bold]{escape(str(path))}[/bold]  seed {video.seed}, {pipeline.backend.name}: {times}{memory}",
-                soft_wrap=True,
-            )
+            say((str(path), "bold"), f"  seed {video.seed}, {pipeline.backend.name}: {times}{memory}")
     if json:
         print_json({"backend": pipeline.backend.name, "notes": pipeline.backend.notes, "videos": results})
     elif not quiet:
         for note in pipeline.backend.notes:
-            stderr.print(f"[dim]{escape(note)}[/dim]", soft_wrap=True)
+            say((note, "dim"))
 
 
 @app.command()

@@ -15,6 +15,7 @@ from dataclasses import MISSING, Field, field, fields, is_dataclass, replace
 from functools import wraps
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+import numpy as np
 import typer
 from rich.markup import escape
 
@@ -25,8 +26,20 @@ from vcut_runtime.option_types import words_of
 Record = TypeVar("Record")
 
 
+MOST_SEED = 2**63 - 1
+MOST_THREADS = 1024
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 def option(
-    default: Any, about: str, *flags: str, parse: Callable[[str], Any] | None = None, command: bool = True, **more: Any
+    default: Any,
+    about: str,
+    *flags: str,
+    least: float | None = None,
+    most: float | None = None,
+    parse: Callable[[str], Any] | None = None,
+    command: bool = True,
+    **more: Any,
 ) -> Any:
     """Declare a field of a record of options.
 
@@ -34,11 +47,14 @@ def option(
         default: its value if none is given.
         about: what it does; the command line's help.
         flags: of the command line; ``--field-name`` by default.
+        least: of a number, see :func:`check_numbers`.
+        most: of a number. Every whole number has a least and a most, so that none takes a machine's memory.
         parse: reads its value from the command line's text.
         command: whether commands have it too.
         more: further facts about the field, kept in its metadata.
     """
-    return field(default=default, metadata={"about": about, "flags": flags, "parse": parse, "command": command, **more})
+    facts = {"about": about, "flags": flags, "least": least, "most": most, "parse": parse, "command": command}
+    return field(default=default, metadata={**facts, **more})
 
 
 def merge(kind: type[Record], options: Record | None, keywords: Mapping[str, Any]) -> Record:
@@ -87,18 +103,24 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def check_numbers(options: Any, **least: float) -> None:
-    """Check the numbers of a record: all are finite, and those named are at least as large as given.
+def check_numbers(options: Any) -> None:
+    """Check the numbers of a record: graphs compute in float32, so all are finite there, and within their bounds.
 
     Raises:
         UsageError: one is not.
     """
     for f in fields(options):
-        value = getattr(options, f.name)
+        value, least, most = getattr(options, f.name), f.metadata["least"], f.metadata["most"]
+        if not isinstance(value, int | float):
+            continue
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{f.name} is {value}: give a finite number")
-        if f.name in least and value is not None and value < least[f.name]:
-            raise UsageError(f"{f.name} is {value}: give at least {least[f.name]}")
+        if least is not None and value < least:
+            raise UsageError(f"{f.name} is {value}: give at least {least}")
+        if most is not None and value > most:
+            raise UsageError(f"{f.name} is {value}: give at most {most}")
+        if abs(value) > _LARGEST:
+            raise UsageError(f"{f.name} is {value}: give a number that is finite in float32")
 
 
 def _parameter(f: Field[Any], record: type) -> inspect.Parameter:

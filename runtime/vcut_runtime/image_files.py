@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from vcut_runtime.errors import UsageError
+from vcut_runtime.errors import UsageError, path_errors
 
 MOST_PIXELS = 256_000_000  # a phone's 200 megapixels, 0.8 GB as RGB
 # What Pillow decodes itself. It hands EPS to Ghostscript, which runs programs.
@@ -60,12 +60,9 @@ def open_file(source: Path | BinaryIO) -> tuple[Image.Image, list[str]]:
 
 def check_file(path: Path) -> None:
     """Raise a UsageError if there is no file at ``path``."""
-    try:
-        there = path.is_file()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path} ({reason(error)}): check the path") from None
-    if not there:
-        raise UsageError(f"no image at {path}: check the path")
+    with path_errors(path, "the image"):
+        if not path.is_file():
+            raise UsageError(f"no image at {path}: check the path")
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 LATENTS, IMAGE = 0, 1  # streams
-MOST_SEED = 2**64 - 1
 _MULTIPLIERS, _WEYL, _ROUNDS = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85), 10
 _WORD = 0xFFFFFFFF
 

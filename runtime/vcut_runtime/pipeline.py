@@ -18,6 +18,7 @@ from vcut_runtime.bundle import Bundle, open_bundle
 from vcut_runtime.bundle.manifest import Manifest
 from vcut_runtime.call_inputs import check_video_count, choose_seeds
 from vcut_runtime.command_options import merge
+from vcut_runtime.decoding import check_frames
 from vcut_runtime.diffusers_names import (
     Callback,
     CallbackOnStepEnd,
@@ -237,6 +238,7 @@ class Pipeline:
                 start = State(0, drawn * first_scale)
             check_given("the latents times the first noise level", start.latents)
             frames = run.decode(run.denoise(plan.schedule, start, after_step))
+            check_frames(frames, part.image)
             memory = self.backend.peak_memory()
             videos.append(Video(frames, fps, seed, run.clock.seconds(), memory, part.notes))
         return videos

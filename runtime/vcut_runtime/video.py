@@ -42,9 +42,7 @@ class Video:
     def save(self, path: str | Path, *, quality: int = QUALITY) -> Path: ...
     @overload
     def save(self, path: BinaryIO, format: str, *, quality: int = QUALITY) -> None: ...
-    def save(
-        self, path: str | Path | BinaryIO, format: str | None = None, *, quality: int = QUALITY
-    ) -> Path | None:
+    def save(self, path: str | Path | BinaryIO, format: str | None = None, *, quality: int = QUALITY) -> Path | None:
         """Write the video and return its path: ``.mp4``, ``.gif``, ``.webp``, or a folder of PNGs if it has no suffix.
 
         The file appears whole or not at all. A link stays, and what it leads to is written.

@@ -188,7 +188,7 @@ def test_inspect_cuts_nothing_off_at_80_columns(deep_bundle: Path, tmp_path: Pat
     for engines in described["engines"].values():
         for engine in engines["engines"].values():
             engine |= {"bytes": 146_780_000, "build_seconds": 134.0, "layers": 1234}
-    console = Console(width=80)
+    console = Console(width=80, markup=False)
     with console.capture() as large:
         console.print(*render(described))
     for text in (shown, large.get()):

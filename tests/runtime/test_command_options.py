@@ -27,8 +27,8 @@ def level(text: str) -> int | Literal["off"]:
 class Paint:
     """Options of a made-up command."""
 
-    size: int = option(3, "Size in pixels.")
-    depth: float | None = option(None, "Depth in metres. [default: measured]", "--depth", "-d")
+    size: int = option(3, "Size in pixels.", least=1, most=100)
+    depth: float | None = option(None, "Depth in metres. [default: measured]", "--depth", "-d", least=0)
     mode: Literal["fast", "good"] = option("good", "How to paint.")
     tone: Literal["dark", "light"] | None = option(None, "Tone. [default: none]")
     level: int | Literal["off"] | None = option(None, "Level. [default: chosen]", parse=level)
@@ -38,7 +38,7 @@ class Paint:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_numbers(self, size=1, depth=0)
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,9 @@ def test_help_shows_every_flag_with_its_text_and_default(invoke: Invoke) -> None
         (["--tone", "grey"], "unknown tone 'grey': choose dark, light"),
         (["--level", "high"], "level is 'high': give a number, or off"),
         (["--size", "0"], "size is 0: give at least 1"),
+        (["--size", "99999999999999999999"], "size is 99999999999999999999: give at most 100"),
         (["--depth", "nan"], "depth is nan: give a finite number"),
+        (["--depth", "1e39"], "depth is 1e+39: give a number that is finite in float32"),
         (["--depth", "-0.5"], "depth is -0.5: give at least 0"),
     ],
 )

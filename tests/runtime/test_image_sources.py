@@ -14,8 +14,7 @@ from PIL import Image
 from skimage import data
 
 from vcut_runtime import UsageError
-from vcut_runtime.images import list_images
-from vcut_runtime.images import load_image
+from vcut_runtime.images import list_images, load_image
 
 PHOTO: np.ndarray = data.astronaut()[:64, :96]
 PNG = io.BytesIO()

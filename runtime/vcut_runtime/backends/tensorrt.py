@@ -20,7 +20,7 @@ from vcut_runtime.backends.kernel_cache import KernelCache
 from vcut_runtime.backends.tensorrt_library import TITLES, Library, Log, load_library
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.bundle.geometry import Sizes
-from vcut_runtime.bundle.graph import FEATURES, GRAPHS, share_stage, sized
+from vcut_runtime.bundle.graph import FEATURES, GRAPHS, share_stage, sized, unlike
 from vcut_runtime.bundle.manifest import EngineEntry, EngineSet, Profile, TensorSpec
 from vcut_runtime.errors import BundleError, UsageError, VcutError
 from vcut_runtime.options import BackendOptions
@@ -299,22 +299,16 @@ class TensorRtBackend:
 
     def _check_tensors(self, graph: str, engine: Any, entry: EngineEntry) -> None:
         """Compare the engine's own tensors with the manifest's, because the manifest sizes the buffers."""
-        listed = {spec.name: spec for spec in (*entry.inputs, *entry.outputs)}
-        actual = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         kinds = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
-        for name in sorted({*listed, *actual}):
-            spec = listed.get(name)
-            shape = tuple(engine.get_tensor_shape(name)) if name in actual else ()
-            if (
-                spec is None
-                or name not in actual
-                or kinds.get(engine.get_tensor_dtype(name).name) != spec.dtype
-                or shape != tuple(-1 if isinstance(d, str) else d for d in spec.shape)
-            ):
-                raise BundleError(
-                    f"{self._bundle.root}: {entry.file} does not have the {name!r} that the manifest gives {graph}: "
-                    "run 'vcut build --force' on the bundle"
-                )
+        actual = {
+            name: (kinds.get(engine.get_tensor_dtype(name).name), tuple(engine.get_tensor_shape(name)))
+            for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors))
+        }
+        if name := unlike(actual, (*entry.inputs, *entry.outputs)):
+            raise BundleError(
+                f"{self._bundle.root}: {entry.file} does not have the {name!r} that the manifest gives {graph}: "
+                "run 'vcut build --force' on the bundle"
+            )
 
     def _bind(self, graph: str, loaded: _Loaded, inputs: Mapping[str, DeviceArray]) -> None:
         """Copy what changed into the input buffers, which never move; tell the engine of new shapes."""

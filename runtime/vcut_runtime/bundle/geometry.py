@@ -41,6 +41,9 @@ class Sizes(NamedTuple):
     width: int
 
 
+MOST = Sizes(1024, 16384, 16384)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """All that decides the shapes of a bundle's tensors, except the width of the packed bias.

@@ -19,9 +19,10 @@ from onnx import TensorProto, helper
 
 import example_manifest
 from vcut_runtime import BundleError, UsageError, VcutError, open_bundle
-from vcut_runtime.bundle import transaction
+from vcut_runtime.bundle import claims, transaction
+from vcut_runtime.bundle.claims import recover
 from vcut_runtime.bundle.manifest import MANIFEST, FileEntry, Manifest, encode
-from vcut_runtime.bundle.transaction import adding, is_fixed, recover, staging
+from vcut_runtime.bundle.transaction import adding, is_fixed, staging
 
 TARGET = example_manifest.TARGET
 ENGINES = f"engines/{TARGET}"
@@ -306,7 +307,7 @@ def holding(root: Path, function: str, code: str = HOLDING) -> Iterator[tuple[su
             process.kill()
 
 
-needs_locks = pytest.mark.skipif(transaction.fcntl is None, reason="this system has no locks")
+needs_locks = pytest.mark.skipif(claims.fcntl is None, reason="this system has no locks")
 MAKE: dict[str, Callable[[Path], object]] = {"staging": export, "adding": build, "recover": recover}
 
 
@@ -418,7 +419,7 @@ def test_without_locks_all_works_and_nothing_counts_as_left_behind(
         def flock(*_: int) -> None:
             raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(transaction, "fcntl", None if lock == "absent" else Refusing)
+    monkeypatch.setattr(claims, "fcntl", None if lock == "absent" else Refusing)
     left = root.parent / ".bundle.partial-abc"
     left.mkdir()
     export(root)

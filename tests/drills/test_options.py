@@ -1,0 +1,117 @@
+"""Every number of ``vcut run`` and ``vcut-export`` at impossible values: one line each, or it works."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+import vcut_export.cli
+from vcut_bench.fidelity import FidelityOptions
+from vcut_bench.latency import LatencyOptions
+from vcut_bench.macs import MacsOptions
+from vcut_bench.memory import MemoryOptions
+from vcut_bench.tune import TuneOptions
+from vcut_engines.options import EngineOptions
+from vcut_export.options import ExportOptions
+from vcut_runtime import VcutError, cli, terminal
+from vcut_runtime.options import BackendOptions, RunOptions
+
+VALUES = ("0", "-1", "nan", "inf", "1e39", "1e308", "99999999999999999999", "")
+RECORDS = (RunOptions, BackendOptions, ExportOptions, EngineOptions)
+OTHERS = (TuneOptions, FidelityOptions, LatencyOptions, MacsOptions, MemoryOptions)
+
+
+def kinds(record: Any, name: str) -> set[Any]:
+    kind = get_type_hints(record)[name]
+    return {kind, *get_args(kind)}
+
+
+def numeric(*records: Any) -> Iterator[tuple[Any, Field[Any]]]:
+    """Yield the fields that take a number."""
+    for record in records:
+        for field in fields(record):
+            if kinds(record, field.name) & {int, float}:
+                yield record, field
+
+
+@pytest.mark.parametrize("record", [*RECORDS, *OTHERS])
+def test_every_whole_number_has_bounds(record: Any) -> None:
+    for _, field in numeric(record):
+        if int in kinds(record, field.name) and not field.metadata["parse"]:
+            assert field.metadata["least"] is not None, field.name
+            assert field.metadata["most"] is not None, field.name
+
+
+def flags(record: Any) -> list[str]:
+    """Return command lines, each with one number of ``record`` at one value; lists of numbers are there too."""
+    lines = []
+    for field in fields(record):
+        names = field.metadata["flags"] or (f"--{field.name.replace('_', '-')}",)
+        if kinds(record, field.name) & {int, float}:
+            lines += [f"{names[0]}={value}" for value in VALUES]
+    lists = {"sigmas": "{},0", "guidance": "1,{},3", "dynamic": "frames=1:{}"}
+    for name in {field.name for field in fields(record)} & lists.keys():
+        lines += [f"--{name}={lists[name].format(value)}" for value in VALUES]
+    return lines
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """Call a command as its program does and return what it says: nothing, or one line that names a cause and a fix."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(app: typer.Typer, name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            terminal.run_app(app, name)
+        said = capsys.readouterr()
+        assert said.out == ""
+        if not end.value.code:
+            assert said.err == ""
+            return ""
+        (line,) = said.err.splitlines()
+        assert re.fullmatch(r"error: .+: .+", line), line
+        assert len(line) < 400
+        return line
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_numbers_of_a_run(deep_bundle: Path, tmp_path: Path, command: Callable[..., str]) -> None:
+    photo, output = tmp_path / "photo.png", tmp_path / "frames"
+    Image.fromarray(np.full((32, 32, 3), 99, np.uint8)).save(photo)
+    common = ["run", deep_bundle, photo, "-o", output, "-q", "--backend", "onnxruntime-cpu"]
+    assert command(cli.app, "vcut", *common) == ""
+    for flag in [*flags(RunOptions), *flags(BackendOptions)]:
+        said = command(cli.app, "vcut", *common, flag)
+        if not said:
+            assert flag.split("=")[1] in ("0", "-1", "1e39", "99999999999999999999"), flag
+
+
+def test_numbers_of_an_export(
+    small_checkpoint: Path, tmp_path: Path, command: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(*_: object, **__: object) -> None:
+        raise VcutError("planned: all the rest is work")
+
+    monkeypatch.setattr(vcut_export.cli, "export_plan", planned)
+    app = typer.Typer()
+    app.command()(vcut_export.cli.export_command)
+    common = ["--model", small_checkpoint, "--output", tmp_path / "bundle", "-q"]
+    assert "planned" in command(app, "vcut-export", *common)
+    for flag in [*flags(ExportOptions), *flags(EngineOptions)]:
+        said = command(app, "vcut-export", *common, flag)
+        if "planned" in said:
+            assert flag.split("=")[1] in ("0", "-1", "0.5"), flag
+    assert not (tmp_path / "bundle").exists()
