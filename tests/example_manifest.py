@@ -36,6 +36,7 @@ def example(*, deep: bool = False) -> Manifest:
             revision=None,
             random_weights=True,
             seed=0,
+            unet=None,
             configs={"unet": {"num_attention_heads": [5, 10], "deep": {"scaling_factor": 0.18215, "none": None}}},
         ),
         height=64,

@@ -20,7 +20,10 @@ from vcut_runtime.errors import UsageError
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
 # The code that decides what a graph computes.
-_SHAPING = ("graphs", *(f"checkpoint/{name}.py" for name in ("folders", "tensors", "weights")))
+_SHAPING = (
+    "graphs",
+    *(f"checkpoint/{name}.py" for name in ("folders", "original", "original_names", "tensors", "weights")),
+)
 
 
 def graph_keys(checkpoint: Checkpoint, options: ExportOptions, geometry: Geometry) -> dict[str, str]:

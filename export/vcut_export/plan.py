@@ -118,6 +118,7 @@ def make_manifest(
             revision=checkpoint.revision,
             random_weights=checkpoint.seed is not None,
             seed=checkpoint.seed,
+            unet=checkpoint.unet,
             configs=dict(checkpoint.configs),
         ),
         height=geometry.sizes.height,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vcut_export.checkpoint.configs import Configs, scale_factor
+from vcut_runtime.bundle.manifest import LocalFiles
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,10 @@ class Checkpoint:
         seed: seed of random weights, or None for real ones.
         defaults: height, width, precision and operators that the model is normally compiled with, and what its named
             schedules were measured as with them.
-        sources: by component, the folder with its weights. The weights of other components are random, or still to be
-            downloaded.
+        sources: by component, the folder or the file with its weights. The weights of other components are random, or
+            still to be downloaded.
+        unet: where the UNet comes from that took the place of the model's own, or None.
+        note: what was assumed of the model, for its user, or None.
     """
 
     id: str
@@ -35,11 +38,14 @@ class Checkpoint:
     seed: int | None
     defaults: Mapping[str, Any]
     sources: Mapping[str, Path] = field(default_factory=dict)
+    unet: LocalFiles | None = None
+    note: str | None = None
 
     @property
     def identity(self) -> str:
         """A fingerprint of the weights and configurations."""
         source = [self.id if self.seed is None else f"seed {self.seed}", self.revision, self.configs]
+        source += [] if self.unet is None else [self.unet.fingerprint]
         return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vcut_export.checkpoint.configs import WEIGHTED
-from vcut_export.checkpoint.folders import weight_files
+from vcut_export.checkpoint.folders import source_files
+from vcut_export.checkpoint.original import RESNET_EPS, diffusers_tensors
 from vcut_export.checkpoint.record import Checkpoint
 from vcut_export.checkpoint.tensors import LazyTensors, open_tensors
 from vcut_runtime.bundle.manifest import Precision
@@ -32,7 +34,7 @@ def check_weights(checkpoint: Checkpoint, precision: Precision) -> None:
         UsageError: a component has no ``.safetensors`` file, or it is unclear which to read.
     """
     for source in checkpoint.sources.values():
-        weight_files(source, precision)
+        source_files(source, precision)
 
 
 def load_unet(checkpoint: Checkpoint, precision: Precision, dtype: torch.dtype) -> Any:
@@ -78,7 +80,8 @@ def component_tensors(checkpoint: Checkpoint, component: str, precision: Precisi
         UsageError: the files cannot be found.
         VcutError: a file is damaged.
     """
-    return open_tensors(weight_files(checkpoint.sources[component], precision))
+    files = source_files(checkpoint.sources[component], precision)
+    return diffusers_tensors(component, open_tensors(files), checkpoint.configs[component])
 
 
 def _fill(model: nn.Module, tensors: LazyTensors, dtype: torch.dtype, where: str) -> nn.Module:
@@ -112,6 +115,7 @@ def empty(checkpoint: Checkpoint, component: str) -> Any:
     from accelerate import init_empty_weights
 
     config = dict(checkpoint.configs[component])
+    eps = config.pop(RESNET_EPS, None)
     with init_empty_weights():
         if component == "image_encoder":
             from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -120,7 +124,11 @@ def empty(checkpoint: Checkpoint, component: str) -> Any:
         from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 
         kind: Any = {"unet": UNetSpatioTemporalConditionModel, "vae": AutoencoderKLTemporalDecoder}[component]
-        return kind.from_config(config)  # like from_pretrained, it ignores what it does not know
+        model = kind.from_config(config)  # like from_pretrained, it ignores what it does not know
+    for name, module in model.named_modules() if eps else ():
+        if re.search(r"\.resnets\..*\.norm[12]$", name):
+            module.eps = eps
+    return model
 
 
 def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> int:

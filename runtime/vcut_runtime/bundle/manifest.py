@@ -92,6 +92,13 @@ class EngineSet(_Record, frozen=True):
     engines: dict[str, EngineEntry]  # by graph
 
 
+class LocalFiles(_Record, frozen=True):
+    """A file or folder of the machine that made the bundle: its name, and a fingerprint of what it held."""
+
+    name: str
+    fingerprint: str
+
+
 class Model(_Record, frozen=True):
     """Where the weights come from."""
 
@@ -99,6 +106,7 @@ class Model(_Record, frozen=True):
     revision: str | None
     random_weights: bool
     seed: int | None
+    unet: LocalFiles | None  # where the UNet comes from that took the place of the model's own
     configs: dict[str, dict[str, Any]]  # diffusers' own, by component
 
 
