@@ -6,6 +6,7 @@ from typing import Any
 
 from vcut_runtime.bundle.manifest import (
     SCHEMA_VERSION,
+    Adapter,
     BiasSlice,
     EngineEntry,
     EngineSet,
@@ -37,6 +38,7 @@ def example(*, deep: bool = False) -> Manifest:
             random_weights=True,
             seed=0,
             unet=None,
+            adapters=(Adapter("motion.safetensors", "ef" * 32, 0.8),),
             configs={"unet": {"num_attention_heads": [5, 10], "deep": {"scaling_factor": 0.18215, "none": None}}},
         ),
         height=64,

@@ -94,6 +94,11 @@ def find_reference(
         if find_spec(package) is None:
             raise UsageError(f"comparing with diffusers needs {package}: pip install 'vcut[export,bench]'")
     model = manifest.model
+    if model.adapters and given is None:
+        raise UsageError(
+            f"the bundle has the LoRA {model.adapters[0].file} merged and does not know where it is: give a diffusers "
+            "folder with it merged as --reference"
+        )
     source: dict[str, Any] = {"random_weights": model.random_weights, "seed": model.seed or 0}
     if given is not None:
         source["model"] = given

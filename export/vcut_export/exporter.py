@@ -188,7 +188,7 @@ class _StageTimes:
 def _make_graphs(plan: Plan, root: Path, folder: Path, stale: tuple[str, ...], clock: _StageTimes) -> Any:
     """Make the stale graphs in ``folder``; torch and diffusers are imported only now."""
     with clock("prepare"):
-        from vcut_export.checkpoint.weights import weight_bytes
+        from vcut_export.checkpoint.weights import check_names_and_adapters, weight_bytes
         from vcut_export.graphs.maker import make_graphs
         from vcut_export.libraries import quiet_libraries
 
@@ -200,6 +200,8 @@ def _make_graphs(plan: Plan, root: Path, folder: Path, stale: tuple[str, ...], c
                 "another --output"
             )
     with quiet_libraries():
+        with clock("prepare"):
+            check_names_and_adapters(plan.checkpoint, plan.precision)
         return make_graphs(plan, folder, stale, clock)
 
 

@@ -58,6 +58,17 @@ class ExportOptions:
         rebuilds=ALL,
     )
     seed: int = option(0, "Seed of random weights.", rebuilds=ALL)
+    lora: tuple[str, ...] = option(
+        (),
+        "FILE[:SCALE] of a LoRA to merge into the UNet; may be given several times.",
+        rebuilds=("condition", *STEPS),
+    )
+    ignore_unexpected: bool = option(
+        False,
+        "Compile although the checkpoint has weights that no SVD network has, which are left out.",
+        "--ignore-unexpected",
+        rebuilds=ALL,
+    )
     height: int | None = option(None, "Pixels. [default: the model's]", rebuilds=ALL)
     width: int | None = option(None, "Pixels. [default: the model's]", rebuilds=ALL)
     frames: int | None = option(None, "Frames of the video. [default: the model's]", rebuilds=STEPS)
@@ -107,6 +118,9 @@ class ExportOptions:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.lora, str):
+            raise UsageError(f"lora is {self.lora!r}: give a list of FILE or FILE:SCALE")
+        object.__setattr__(self, "lora", tuple(str(text) for text in self.lora))
         check_choices(self)
         check_numbers(self, height=1, width=1, frames=1, steps=1, decode_chunk=1)
         if not (self.cut_step is None or self.cut_step == "none" or isinstance(self.cut_step, int)):

@@ -10,11 +10,13 @@ import msgspec
 from vcut_export.checkpoint import Checkpoint, scheduler_constants
 from vcut_export.decode_size import decode_context, default_decode_chunk
 from vcut_export.fingerprint import graph_keys
+from vcut_export.lora import AdapterFile
 from vcut_export.options import ExportOptions, Ranges
 from vcut_runtime import __version__
 from vcut_runtime.bundle.geometry import DIMENSIONS, Dimension, Geometry, SizeRange, Sizes
 from vcut_runtime.bundle.manifest import (
     SCHEMA_VERSION,
+    Adapter,
     BiasSlice,
     EngineSet,
     FileEntry,
@@ -73,6 +75,11 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions | None = None) -> P
     """
     _check_unet(checkpoint)
     options = options or ExportOptions()
+    checkpoint = replace(
+        checkpoint,
+        adapters=tuple(AdapterFile.parse(text) for text in options.lora),
+        ignore_unexpected=options.ignore_unexpected,
+    )
     given = {name: getattr(options, name) for name in ("height", "width", "precision")}
     chosen = {name: checkpoint.defaults[name] if value is None else value for name, value in given.items()}
     options = replace(
@@ -119,6 +126,7 @@ def make_manifest(
             random_weights=checkpoint.seed is not None,
             seed=checkpoint.seed,
             unet=checkpoint.unet,
+            adapters=tuple(Adapter(a.path.name, a.sha256, a.scale) for a in checkpoint.adapters),
             configs=dict(checkpoint.configs),
         ),
         height=geometry.sizes.height,

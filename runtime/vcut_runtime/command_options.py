@@ -1,7 +1,8 @@
 """Options as records: each is documented once, checked in one place, and turned into a command line by Typer.
 
 A record is a frozen dataclass whose fields are made by :func:`option`. Commands take it as a parameter and are
-decorated with :func:`takes_options`; functions take a record, or its fields as keywords, see :func:`merge`.
+decorated with :func:`takes_options`; functions take a record, or its fields as keywords, see :func:`merge`. An option
+of type ``tuple[str, ...]`` may be given several times.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
             for f in fields(kind):
                 if f.name in given:
                     value, parse = given.pop(f.name), f.metadata["parse"]
+                    value = tuple(value) if isinstance(value, list) else value
                     values[f.name] = parse(value) if parse and isinstance(value, str) else value
             given[name] = kind(**values)
         command(**given)
@@ -114,9 +116,12 @@ def _parameter(f: Field[Any], record: type) -> inspect.Parameter:
     kind = get_type_hints(record)[f.name]
     if f.metadata["parse"] or _words(kind):
         kind = str | None if f.default is None or f.metadata["parse"] else str
+    repeated = get_origin(kind) is tuple
+    if repeated:
+        kind = list[str]
     flags = f.metadata["flags"] or (f"--{f.name.replace('_', '-')}",)
-    shown = typer.Option(*flags, help=escape(f.metadata["about"]), show_default=f.metadata["parse"] is None)
-    default = inspect.Parameter.empty if f.default is MISSING else f.default
+    shown = typer.Option(*flags, help=escape(f.metadata["about"]), show_default=not (f.metadata["parse"] or repeated))
+    default = inspect.Parameter.empty if f.default is MISSING else [] if repeated else f.default
     return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown])
 
 

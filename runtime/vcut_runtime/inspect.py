@@ -49,6 +49,8 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
     cut = "never" if d["cut_step"] > d["steps"] else f"from step {d['cut_step']}"
     unet = f", with the UNet of {model['unet']['name']}" if model["unet"] else ""
     yield Text(f"{model['id']} ({weights}){unet}", style="bold")
+    for adapter in model["adapters"]:
+        yield Text(f"LoRA {adapter['file']}, scale {adapter['scale']:g}, sha256 {adapter['sha256'][:12]}")
     yield (
         f"{d['frames']} frames of {d['height']}x{d['width']}, {d['precision']}, operators for a "
         f"{d['operators'].upper()}, TCA {d['tca']}, {d['steps']} steps, conditional only {cut}, "

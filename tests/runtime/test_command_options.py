@@ -32,6 +32,7 @@ class Paint:
     mode: Literal["fast", "good"] = option("good", "How to paint.")
     tone: Literal["dark", "light"] | None = option(None, "Tone. [default: none]")
     level: int | Literal["off"] | None = option(None, "Level. [default: chosen]", parse=level)
+    colours: tuple[str, ...] = option((), "Colours, one after the other.", "--colour")
     shiny: bool = option(True, "Whether it shines.", "--shiny/--no-shiny")
     hidden: int = option(7, "Not of the command line.", command=False)
 
@@ -79,8 +80,10 @@ def test_without_flags_a_command_gets_the_defaults(invoke: Invoke) -> None:
 
 
 def test_flags_fill_the_records(invoke: Invoke) -> None:
-    flags = "--size 5 -d 0.5 --mode fast --tone dark --level 9 --no-shiny --border 2 --count 4"
-    paint = Paint(size=5, depth=0.5, mode="fast", tone="dark", level=9, shiny=False)
+    flags = (
+        "--size 5 -d 0.5 --mode fast --tone dark --level 9 --colour red --colour blue --no-shiny --border 2 --count 4"
+    )
+    paint = Paint(5, 0.5, "fast", "dark", 9, ("red", "blue"), shiny=False)
     assert invoke("north", *flags.split()) == ("north", paint, Frame(2), 4)
     assert invoke("north", "--level", "off")[1] == Paint(level="off")
 
@@ -93,6 +96,7 @@ def test_help_shows_every_flag_with_its_text_and_default(invoke: Invoke) -> None
     for text in ("Depth in metres. [default: measured]", "Level. [default: chosen]", "Tone. [default: none]"):
         assert text in shown
     assert "How to paint. [default: good]" in shown
+    assert "Colours, one after the other. │" in shown
     assert "hidden" not in shown
 
 
@@ -133,7 +137,7 @@ def test_merge_takes_a_record_keywords_or_both() -> None:
     [
         ("sizes", "unknown option 'sizes': did you mean size?"),
         ("Mode", "unknown option 'Mode': did you mean mode?"),
-        ("zzz", "unknown option 'zzz': choose from size, depth, mode, tone, level, shiny, hidden"),
+        ("zzz", "unknown option 'zzz': choose from size, depth, mode, tone, level, colours, shiny, hidden"),
     ],
 )
 def test_an_unknown_keyword_is_refused_with_the_closest_one(keyword: str, says: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vcut_export.checkpoint.configs import Configs, scale_factor
+from vcut_export.lora import AdapterFile
 from vcut_runtime.bundle.manifest import LocalFiles
 
 
@@ -28,6 +29,8 @@ class Checkpoint:
         sources: by component, the folder or the file with its weights. The weights of other components are random, or
             still to be downloaded.
         unet: where the UNet comes from that took the place of the model's own, or None.
+        adapters: LoRA to merge into the UNet.
+        ignore_unexpected: leave out weights that no part of an SVD model has, which are refused otherwise.
         note: what was assumed of the model, for its user, or None.
     """
 
@@ -40,10 +43,12 @@ class Checkpoint:
     sources: Mapping[str, Path] = field(default_factory=dict)
     unet: LocalFiles | None = None
     note: str | None = None
+    adapters: tuple[AdapterFile, ...] = ()
+    ignore_unexpected: bool = False
 
     @property
     def identity(self) -> str:
-        """A fingerprint of the weights and configurations."""
+        """A fingerprint of the weights, before adapters, and of the configurations."""
         source = [self.id if self.seed is None else f"seed {self.seed}", self.revision, self.configs]
         source += [] if self.unet is None else [self.unet.fingerprint]
         return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()

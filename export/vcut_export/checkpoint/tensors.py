@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
+_LFS = b"version https://git-lfs"
 Read = Callable[[], "torch.Tensor"]
 
 
@@ -77,4 +78,14 @@ def _opened(path: Path, framework: str) -> Any:
     except ImportError:
         raise VcutError("reading weights needs the export extra: pip install 'vcut[export]'") from None
     except Exception as error:  # safetensors raises several kinds
+        if _is_lfs_pointer(path):
+            raise VcutError(f"{path} is a pointer of Git LFS, not the file itself: run 'git lfs pull'") from error
         raise VcutError(f"cannot read {path}: {first_line(error)}; restore the file, or download it again") from error
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_LFS)) == _LFS
+    except OSError:
+        return False

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vcut_export.checkpoint.checks import check_finite, check_names, check_type
 from vcut_export.checkpoint.configs import WEIGHTED
 from vcut_export.checkpoint.folders import source_files
 from vcut_export.checkpoint.original import RESNET_EPS, diffusers_tensors
 from vcut_export.checkpoint.record import Checkpoint
 from vcut_export.checkpoint.tensors import LazyTensors, open_tensors
+from vcut_export.lora import MergedTensors, match_layers, merge_own_adapters, read_adapters
 from vcut_runtime.bundle.manifest import Precision
 from vcut_runtime.errors import VcutError, first_line
 
@@ -66,11 +70,39 @@ def load_component(checkpoint: Checkpoint, component: str, precision: Precision,
         VcutError: a file is damaged, or does not hold the weights of this architecture.
     """
     model = empty(checkpoint, component)
-    if component not in checkpoint.sources:
+    tensors, where = _tensors(checkpoint, component, model, precision)
+    return _fill(model, tensors, dtype, where)
+
+
+def check_names_and_adapters(checkpoint: Checkpoint, precision: Precision) -> None:
+    """Refuse weights and adapters that do not fit the architecture. Reads names alone, so that it comes first.
+
+    Raises:
+        UsageError: an adapter changes layers that the UNet lacks; or the files cannot be found.
+        VcutError: a file is damaged, or does not hold the weights of this architecture.
+    """
+    for component in WEIGHTED:
+        _tensors(checkpoint, component, empty(checkpoint, component), precision)
+
+
+def _tensors(
+    checkpoint: Checkpoint, component: str, model: nn.Module, precision: Precision
+) -> tuple[Mapping[str, torch.Tensor], str]:
+    """Return the tensors that ``model``, of this component, is made of, adapters merged, and their name in messages."""
+    parameters = dict(model.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    if component in checkpoint.sources:
+        source = checkpoint.sources[component]
+        where = f"{component} in {source}"
+        stored = component_tensors(checkpoint, component, precision)
+        tensors = merge_own_adapters(stored, shapes, source_files(source, precision)[0])
+        check_names(component, tensors, shapes, where, ignore=checkpoint.ignore_unexpected)
+    else:
         assert checkpoint.seed is not None, "weights are resolved before they are loaded"
-        return _randomise(model, f"{checkpoint.seed}/{component}", dtype)
-    tensors = component_tensors(checkpoint, component, precision)
-    return _fill(model, tensors, dtype, f"{component} in {checkpoint.sources[component]}")
+        tensors, where = _random_tensors(shapes, f"{checkpoint.seed}/{component}"), f"{component} of random weights"
+    if component == "unet" and checkpoint.adapters:
+        tensors = MergedTensors(tensors, match_layers(shapes, read_adapters(checkpoint.adapters)))
+    return tensors, where
 
 
 def component_tensors(checkpoint: Checkpoint, component: str, precision: Precision) -> LazyTensors:
@@ -84,28 +116,26 @@ def component_tensors(checkpoint: Checkpoint, component: str, precision: Precisi
     return diffusers_tensors(component, open_tensors(files), checkpoint.configs[component])
 
 
-def _fill(model: nn.Module, tensors: LazyTensors, dtype: torch.dtype, where: str) -> nn.Module:
+def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, where: str) -> nn.Module:
     """Put ``tensors`` into ``model``, which is on the meta device, one after the other. ``where`` is for errors."""
     import torch
 
-    names = [name for name, _ in model.named_parameters()]
-    if missing := sorted(set(names) - set(tensors)):
-        raise VcutError(
-            f"{where} lacks {len(missing)} weights, {missing[0]} among them: restore the file, or save the model again"
-        )
-    for name in names:
+    for name in [name for name, _ in model.named_parameters()]:
         parent, _, key = name.rpartition(".")
         module = model.get_submodule(parent)
         try:
-            value = tensors[name].to(dtype)
+            stored = tensors[name]
         except Exception as error:  # safetensors raises several kinds for a damaged file
             raise VcutError(f"cannot read {name} of {where}: {first_line(error)}; restore the file") from error
         expected = getattr(module, key).shape
-        if value.shape != expected:
+        if stored.shape != expected:
             raise VcutError(
-                f"{name} of {where} has the shape {list(value.shape)}, the configuration asks for {list(expected)}: "
+                f"{name} of {where} has the shape {list(stored.shape)}, the configuration asks for {list(expected)}: "
                 "give the weights and the configuration of one model"
             )
+        check_type(name, stored, where)
+        value = stored.to(dtype)
+        check_finite(name, stored, value, where)
         setattr(module, key, torch.nn.Parameter(value, requires_grad=False))
     return model.eval()
 
@@ -139,23 +169,21 @@ def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
     return body * torch_dtype(precision).itemsize + vae_encoder * 4
 
 
-def _randomise(model: nn.Module, seed: str, dtype: torch.dtype) -> nn.Module:
-    """Fill ``model`` with seeded weights of a sensible scale, each parameter drawn from its own name."""
+def _random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: str) -> LazyTensors:
+    """Return seeded weights of a sensible scale, each drawn from its own name when it is asked for."""
+    return LazyTensors({name: partial(_draw, name, shape, seed) for name, shape in shapes.items()})
+
+
+def _draw(name: str, shape: tuple[int, ...], seed: str) -> torch.Tensor:
+    """Draw a parameter in float32, whatever it becomes: torch draws other numbers for halves."""
     import torch
 
-    for name, module in model.named_modules():
-        for key, parameter in list(module.named_parameters(recurse=False)):
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}.{key}".encode()))
-            # Drawn in float32 whatever the dtype: torch draws other numbers for halves.
-            value = torch.randn(parameter.shape, generator=generator)
-            if value.ndim > 1:
-                value *= value[0].numel() ** -0.5
-            else:
-                value *= 0.05
-                if key == "weight":
-                    value += 1.0  # a normalisation's scale
-            setattr(module, key, torch.nn.Parameter(value.to(dtype), requires_grad=False))
-    return model.eval()
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}".encode()))
+    value = torch.randn(shape, generator=generator)
+    if value.ndim > 1:
+        return value.mul_(value[0].numel() ** -0.5)
+    value *= 0.05
+    return value.add_(1.0) if name.endswith(".weight") else value  # a normalisation's scale
 
 
 def load_pipeline(checkpoint: Checkpoint, precision: Precision, dtype: torch.dtype) -> Any:

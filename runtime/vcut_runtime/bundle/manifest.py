@@ -99,6 +99,14 @@ class LocalFiles(_Record, frozen=True):
     fingerprint: str
 
 
+class Adapter(_Record, frozen=True):
+    """A LoRA that is merged into the UNet's weights."""
+
+    file: str  # its name, without the folder
+    sha256: str
+    scale: float
+
+
 class Model(_Record, frozen=True):
     """Where the weights come from."""
 
@@ -107,6 +115,7 @@ class Model(_Record, frozen=True):
     random_weights: bool
     seed: int | None
     unet: LocalFiles | None  # where the UNet comes from that took the place of the model's own
+    adapters: tuple[Adapter, ...]  # in the order of their merging
     configs: dict[str, dict[str, Any]]  # diffusers' own, by component
 
 
