@@ -102,13 +102,18 @@ def find_reference(
     source: dict[str, Any] = {"random_weights": model.random_weights, "seed": model.seed or 0}
     if given is not None:
         source["model"] = given
+    elif model.unet is not None:
+        raise UsageError(
+            f"the bundle has the UNet of {model.unet.name!r} and does not know where it is: save the model with that "
+            "UNet as a diffusers folder, and give it with --reference"
+        )
     elif model.id in (known := presets()) or "/" in model.id:
         from_hub = "hub" in known.get(model.id, {"hub": model.id}) and not model.random_weights
         source |= {"model": model.id, "revision": model.revision if from_hub else None}
     else:
         raise UsageError(
-            f"the bundle was made from a folder named {model.id!r} and does not know where it is: "
-            "give it with --reference"
+            f"the bundle was made from files named {model.id!r} and does not know where they are: "
+            "give them with --reference"
         )
     checkpoint = resolve(**source)
     for component in _COMPARED:

@@ -22,7 +22,10 @@ from vcut_runtime.terminal import JSON, QUIET, build_progress, print_json, run_a
 def export_command(
     model: Annotated[
         str,
-        typer.Option(help="svd, svd-xt, svd-xt-1.1, svd-tiny, a diffusers folder, or a hub id.", show_default=False),
+        typer.Option(
+            help="svd, svd-xt, svd-xt-1.1, svd-tiny, a diffusers folder, a .safetensors file, or a hub id.",
+            show_default=False,
+        ),
     ],
     options: ExportOptions,
     engine_options: EngineOptions,
@@ -41,6 +44,8 @@ def export_command(
     """Compile an SVD checkpoint into a bundle, with engines."""
     silent = quiet or json
     plan = plan_export(model, options)
+    if plan.checkpoint.note and not quiet:
+        stderr.print(escape(plan.checkpoint.note), soft_wrap=True)
     choose_target(engine_options.engines, engine_options.gpu, plan.precision)  # an impossible GPU fails before any work
     with stages(silent) as stage:
         result = export_plan(plan, output, verify=verify, force=force, stage=stage)

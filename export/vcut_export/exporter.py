@@ -67,7 +67,7 @@ def export(
     its place when it is whole.
 
     Args:
-        model: preset, diffusers folder or hub id.
+        model: preset, diffusers folder, single file or hub id.
         output: the bundle's folder; ``vcut-<model>`` by default.
         options: what the bundle is made like.
         verify: compare every graph with the unmodified torch modules.
@@ -86,7 +86,14 @@ def export(
 def plan_export(model: str, options: ExportOptions) -> Plan:
     """Resolve ``model`` and decide everything about its bundle; reads no weights."""
     with path_errors(model, "the model"):
-        checkpoint = resolve(model, revision=options.revision, random_weights=options.random_weights, seed=options.seed)
+        checkpoint = resolve(
+            model,
+            revision=options.revision,
+            random_weights=options.random_weights,
+            seed=options.seed,
+            preset=options.preset,
+            unet=options.unet,
+        )
     return make_plan(checkpoint, options)
 
 

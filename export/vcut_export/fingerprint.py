@@ -20,7 +20,8 @@ from vcut_runtime.errors import UsageError
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
 # The code that decides what a graph computes.
-_SHAPING = ("graphs", *(f"checkpoint/{name}.py" for name in ("folders", "tensors", "weights")), "lora")
+_READERS = ("folders", "original", "original_names", "tensors", "weights")
+_SHAPING = ("graphs", "lora", *(f"checkpoint/{name}.py" for name in _READERS))
 
 
 def graph_keys(checkpoint: Checkpoint, options: ExportOptions, geometry: Geometry) -> dict[str, str]:

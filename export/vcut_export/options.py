@@ -42,6 +42,16 @@ class ExportOptions:
     """
 
     revision: str | None = option(None, "Hub revision.", rebuilds=ALL)
+    preset: str | None = option(
+        None,
+        "The model whose configuration a single file has. [default: its metadata or name tell, else svd-xt]",
+        rebuilds=ALL,
+    )
+    unet: str | None = option(
+        None,
+        "A UNet for the model's own: a file or folder, with diffusers' names of weights or the original ones.",
+        rebuilds=ALL,
+    )
     random_weights: bool = option(
         False,
         "The exact architecture with random weights; downloads no weights.",

@@ -122,6 +122,7 @@ def make_manifest(
             revision=checkpoint.revision,
             random_weights=checkpoint.seed is not None,
             seed=checkpoint.seed,
+            unet=checkpoint.unet,
             adapters=tuple(Adapter(a.path.name, a.sha256, a.scale) for a in checkpoint.adapters),
             configs=dict(checkpoint.configs),
         ),

@@ -51,7 +51,8 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
     revision = f"revision {(model['revision'] or '')[:12]}"
     weights = f"random weights, seed {model['seed']}" if model["random_weights"] else revision
     cut = "never" if d["cut_step"] > d["steps"] else f"from step {d['cut_step']}"
-    yield Text(f"{model['id']} ({weights})", style="bold")
+    unet = f", with the UNet of {model['unet']['name']}" if model["unet"] else ""
+    yield Text(f"{model['id']} ({weights}){unet}", style="bold")
     for adapter in model["adapters"]:
         yield Text(f"LoRA {adapter['file']}, scale {adapter['scale']:g}, sha256 {adapter['sha256'][:12]}")
     yield (

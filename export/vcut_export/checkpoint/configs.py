@@ -38,8 +38,22 @@ def presets() -> dict[str, dict[str, Any]]:
     return {name: complete(name) for name in raw}
 
 
+def preset_folder(preset: Mapping[str, Any]) -> Path | None:
+    """Return the folder of a model that comes with the package, None for other presets."""
+    if "folder" not in preset:
+        return None
+    return Path(str(resources.files("vcut_export").joinpath(preset["folder"])))
+
+
 def preset_configs(preset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return a preset's configurations by component."""
+    """Return a preset's configurations by component, those that its weights need."""
+    if folder := preset_folder(preset):
+        return read_configs(folder)
+    return architecture(preset)
+
+
+def architecture(preset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a preset's configurations by component, for random weights."""
     return {component: preset[component] for component in CONFIG_FILES}
 
 

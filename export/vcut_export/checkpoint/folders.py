@@ -14,7 +14,7 @@ from vcut_runtime.bundle.manifest import Precision
 from vcut_runtime.errors import UsageError
 
 SUFFIX = ".safetensors"
-PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transformers' names
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
 # By precision, the variants that are read first: "" is the plain one. Any other is read if it is the only one.
@@ -25,9 +25,29 @@ _PREFERRED: Mapping[Precision, tuple[str, ...]] = {
 }
 
 
+def check_suffix(path: Path) -> None:
+    """Refuse a file that is not called ``.safetensors``.
+
+    Raises:
+        UsageError: it is a pickle, or another kind of file.
+    """
+    if path.suffix in PICKLED:
+        raise UsageError(
+            f"{path} is a pickle, which can run code when it is opened, so vcut does not read it: take the model's "
+            ".safetensors file, or convert it with torch.load(weights_only=True) and safetensors.torch.save_file"
+        )
+    if path.suffix != SUFFIX:
+        raise UsageError(f"{path} is not a {SUFFIX} file: vcut reads weights from safetensors alone")
+
+
 def has_weights(folder: Path) -> bool:
     """Tell whether the folder of a component holds safetensors."""
     return any(folder.glob(f"*{SUFFIX}"))
+
+
+def source_files(source: Path, precision: Precision) -> list[Path]:
+    """Return the files of a component: ``source`` itself, or those of the folder; see :func:`weight_files`."""
+    return [source] if source.is_file() else weight_files(source, precision)
 
 
 def weight_files(folder: Path, precision: Precision) -> list[Path]:
@@ -53,10 +73,10 @@ def weight_files(folder: Path, precision: Precision) -> list[Path]:
     return _indexed(folder, stem, variant) or _complete(folder, stems[stem])
 
 
-def fingerprint(folder: Path, files: list[Path]) -> str:
-    """Hash name, size and modification time of ``files``: reading them whole would take minutes."""
-    stats = [(f.relative_to(folder).as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return hashlib.sha256(json.dumps([str(folder.resolve()), stats]).encode()).hexdigest()
+def fingerprint(files: list[Path]) -> str:
+    """Hash path, size and modification time of ``files``: reading them whole would take minutes."""
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
 def _variants(folder: Path) -> dict[str, dict[str, list[Path]]]:

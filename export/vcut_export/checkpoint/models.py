@@ -6,36 +6,68 @@ import difflib
 import hashlib
 import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from vcut_export.checkpoint.configs import (
     WEIGHTED,
+    architecture,
     check_classes,
     default_sizes,
     preset_configs,
     preset_defaults,
+    preset_folder,
     presets,
     read_configs,
 )
-from vcut_export.checkpoint.folders import fingerprint
+from vcut_export.checkpoint.folders import PICKLED, SUFFIX, fingerprint
 from vcut_export.checkpoint.hub import fetch_configs
 from vcut_export.checkpoint.record import Checkpoint
 from vcut_export.checkpoint.scheduler import scheduler_constants
+from vcut_export.checkpoint.single_file import single_file
+from vcut_export.checkpoint.unet import replace_unet
 from vcut_runtime.errors import UsageError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def resolve(model: str, *, revision: str | None = None, random_weights: bool = False, seed: int = 0) -> Checkpoint:
-    """Find out what ``model`` is: a preset, a diffusers folder, or a hub id; fetches no weights.
+def resolve(
+    model: str,
+    *,
+    revision: str | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+    preset: str | None = None,
+    unet: str | None = None,
+) -> Checkpoint:
+    """Find out what ``model`` is: a preset, a diffusers folder, a single file, or a hub id; fetches no weights.
+
+    Args:
+        model: as the user names it.
+        revision: of a hub model.
+        random_weights: take the architecture alone.
+        seed: of random weights.
+        preset: whose architecture a single file has; None finds out.
+        unet: a file or folder whose UNet takes the place of the model's own.
 
     Raises:
         UsageError: no such model, or not an SVD checkpoint.
         VcutError: the hub is out of reach or denies access.
     """
-    checkpoint = _named(model, revision, random_weights, seed)
+    known = presets()
+    if preset is not None and preset not in known:
+        raise UsageError(f"--preset {preset!r} is none of {', '.join(known)}: choose one")
+    path = Path(model).expanduser()
+    if model not in known and not path.is_dir() and (path.is_file() or path.suffix in (SUFFIX, *PICKLED)):
+        if revision is not None:
+            raise UsageError(f"--revision is for hub models, {model} is not one: leave it out")
+        checkpoint = single_file(path, preset, seed if random_weights else None)
+    elif preset is not None:
+        raise UsageError(f"--preset is for single files, {model} is not one: leave it out")
+    else:
+        checkpoint = _named(model, revision, random_weights, seed)
+    if unet is not None:
+        checkpoint = replace_unet(checkpoint, Path(unet).expanduser())
     check_classes(checkpoint.id, checkpoint.configs)
     scheduler_constants(checkpoint.configs["scheduler"])
     return checkpoint
@@ -53,27 +85,28 @@ def _named(model: str, revision: str | None, random_weights: bool, seed: int) ->
         configs = read_configs(folder)
         sources = {} if random_weights else {component: folder / component for component in WEIGHTED}
         files = [file for source in sources.values() for file in sorted(source.glob("*.safetensors"))]
-        contents = None if random_weights else fingerprint(folder, files)
+        contents = None if random_weights else fingerprint(files)
         return Checkpoint(folder.resolve().name, configs, None, contents, own_seed, default_sizes(configs), sources)
-    if folder.is_file() or folder.suffix in (".safetensors", ".ckpt", ".pt", ".bin"):
-        raise UsageError(f"{model} is a single file: vcut reads diffusers folders, convert it with diffusers first")
     if _HUB_ID.fullmatch(model) and not model.startswith((".", "/", "~")):
         configs, commit = fetch_configs(model, revision)
         return Checkpoint(model, configs, model, commit, own_seed, default_sizes(configs))
     close = difflib.get_close_matches(model, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(known)}, a diffusers folder or a hub id"
+    hint = (
+        f"did you mean {close[0]}?"
+        if close
+        else f"choose {', '.join(known)}, a diffusers folder, a .safetensors file or a hub id"
+    )
     raise UsageError(f"unknown model {model!r}: {hint}")
 
 
 def _preset(name: str, preset: Mapping[str, Any], revision: str | None, seed: int, random_weights: bool) -> Checkpoint:
     defaults = preset_defaults(preset)
     if random_weights:
-        return Checkpoint(name, preset_configs(preset), None, None, seed, defaults)
-    if "folder" in preset:
-        folder = Path(str(resources.files("vcut_export").joinpath(preset["folder"])))
+        return Checkpoint(name, architecture(preset), None, None, seed, defaults)
+    if folder := preset_folder(preset):
         defaults["measurements"] = preset.get("measurements", {})
         sources = {component: folder / component for component in WEIGHTED}
-        return Checkpoint(name, read_configs(folder), None, _contents(sources), None, defaults, sources)
+        return Checkpoint(name, preset_configs(preset), None, _contents(sources), None, defaults, sources)
     configs, commit = fetch_configs(preset["hub"], revision)
     return Checkpoint(name, configs, preset["hub"], commit, None, defaults)
 

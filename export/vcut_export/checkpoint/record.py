@@ -11,6 +11,7 @@ from typing import Any
 
 from vcut_export.checkpoint.configs import Configs, scale_factor
 from vcut_export.lora import AdapterFile
+from vcut_runtime.bundle.manifest import LocalFiles
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class Checkpoint:
         seed: seed of random weights, or None for real ones.
         defaults: height, width, precision and operators that the model is normally compiled with, and what its named
             schedules were measured as with them.
-        sources: by component, the folder with its weights. The weights of other components are random, or still to be
-            downloaded.
+        sources: by component, the folder or the file with its weights. The weights of other components are random, or
+            still to be downloaded.
+        unet: where the UNet comes from that took the place of the model's own, or None.
         adapters: LoRA to merge into the UNet.
         ignore_unexpected: leave out weights that no part of an SVD model has, which are refused otherwise.
+        note: what was assumed of the model, for its user, or None.
     """
 
     id: str
@@ -38,6 +41,8 @@ class Checkpoint:
     seed: int | None
     defaults: Mapping[str, Any]
     sources: Mapping[str, Path] = field(default_factory=dict)
+    unet: LocalFiles | None = None
+    note: str | None = None
     adapters: tuple[AdapterFile, ...] = ()
     ignore_unexpected: bool = False
 
@@ -45,6 +50,7 @@ class Checkpoint:
     def identity(self) -> str:
         """A fingerprint of the weights, before adapters, and of the configurations."""
         source = [self.id if self.seed is None else f"seed {self.seed}", self.revision, self.configs]
+        source += [] if self.unet is None else [self.unet.fingerprint]
         return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from functools import partial
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vcut_export.checkpoint.checks import check_finite, check_names, check_type
 from vcut_export.checkpoint.configs import WEIGHTED
-from vcut_export.checkpoint.folders import weight_files
+from vcut_export.checkpoint.folders import source_files
+from vcut_export.checkpoint.original import RESNET_EPS, diffusers_tensors
 from vcut_export.checkpoint.record import Checkpoint
 from vcut_export.checkpoint.tensors import LazyTensors, open_tensors
 from vcut_export.lora import MergedTensors, match_layers, merge_own_adapters, read_adapters
@@ -36,7 +38,7 @@ def check_weights(checkpoint: Checkpoint, precision: Precision) -> None:
         UsageError: a component has no ``.safetensors`` file, or it is unclear which to read.
     """
     for source in checkpoint.sources.values():
-        weight_files(source, precision)
+        source_files(source, precision)
 
 
 def load_unet(checkpoint: Checkpoint, precision: Precision, dtype: torch.dtype) -> Any:
@@ -93,7 +95,7 @@ def _tensors(
         source = checkpoint.sources[component]
         where = f"{component} in {source}"
         stored = component_tensors(checkpoint, component, precision)
-        tensors = merge_own_adapters(stored, shapes, weight_files(source, precision)[0])
+        tensors = merge_own_adapters(stored, shapes, source_files(source, precision)[0])
         check_names(component, tensors, shapes, where, ignore=checkpoint.ignore_unexpected)
     else:
         assert checkpoint.seed is not None, "weights are resolved before they are loaded"
@@ -110,7 +112,8 @@ def component_tensors(checkpoint: Checkpoint, component: str, precision: Precisi
         UsageError: the files cannot be found.
         VcutError: a file is damaged.
     """
-    return open_tensors(weight_files(checkpoint.sources[component], precision))
+    files = source_files(checkpoint.sources[component], precision)
+    return diffusers_tensors(component, open_tensors(files), checkpoint.configs[component])
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, where: str) -> nn.Module:
@@ -142,6 +145,7 @@ def empty(checkpoint: Checkpoint, component: str) -> Any:
     from accelerate import init_empty_weights
 
     config = dict(checkpoint.configs[component])
+    eps = config.pop(RESNET_EPS, None)
     with init_empty_weights():
         if component == "image_encoder":
             from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -150,7 +154,11 @@ def empty(checkpoint: Checkpoint, component: str) -> Any:
         from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 
         kind: Any = {"unet": UNetSpatioTemporalConditionModel, "vae": AutoencoderKLTemporalDecoder}[component]
-        return kind.from_config(config)  # like from_pretrained, it ignores what it does not know
+        model = kind.from_config(config)  # like from_pretrained, it ignores what it does not know
+    for name, module in model.named_modules() if eps else ():
+        if re.search(r"\.resnets\..*\.norm[12]$", name):
+            module.eps = eps
+    return model
 
 
 def weight_bytes(checkpoint: Checkpoint, precision: Precision) -> int:
