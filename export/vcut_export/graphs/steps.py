@@ -12,8 +12,8 @@ from vcut_export.graphs.modules import QualityImprovement, SemanticBinding
 from vcut_export.graphs.rewrites.cpu_layers import prefer_cpu_kernels
 from vcut_export.graphs.rewrites.deep_features import split_unet
 from vcut_export.graphs.rewrites.feed_forward import chunk_feed_forwards
-from vcut_export.graphs.rewrites.free_sizes import free_sizes
 from vcut_export.graphs.rewrites.fold import Projection, fold, project_cross_attention
+from vcut_export.graphs.rewrites.free_sizes import free_sizes
 from vcut_export.graphs.tracing import GraphSpec
 from vcut_export.plan import Plan
 from vcut_runtime.bundle.graph import GRAPHS, bind
