@@ -45,7 +45,7 @@ def export_command(
     silent = quiet or json
     plan = plan_export(model, options)
     if plan.checkpoint.note and not quiet:
-        stderr.print(escape(plan.checkpoint.note), soft_wrap=True)
+        say(plan.checkpoint.note)
     choose_target(engine_options.engines, engine_options.gpu, plan.precision)  # an impossible GPU fails before any work
     with stages(silent) as stage:
         result = export_plan(plan, output, verify=verify, force=force, stage=stage)
