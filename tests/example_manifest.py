@@ -36,9 +36,7 @@ def example(*, deep: bool = False) -> Manifest:
             revision=None,
             random_weights=True,
             seed=0,
-            configs={
-                "unet": {"num_attention_heads": [5, 10, 20, 20], "deep": {"scaling_factor": 0.18215, "none": None}}
-            },
+            configs={"unet": {"num_attention_heads": [5, 10, 20, 20], "deep": {"scaling": 0.18215, "none": None}}},
         ),
         height=64,
         width=96,

@@ -23,7 +23,7 @@ from vcut_bench.memory import MemoryOptions
 from vcut_bench.tune import TuneOptions
 from vcut_engines.options import EngineOptions
 from vcut_export.options import ExportOptions
-from vcut_runtime import VcutError, cli, terminal
+from vcut_runtime import Pipeline, VcutError, cli, terminal
 from vcut_runtime.options import BackendOptions, RunOptions
 
 VALUES = ("0", "-1", "nan", "inf", "1e39", "1e308", "99999999999999999999", "")
@@ -65,6 +65,13 @@ def flags(record: Any) -> list[str]:
     return lines
 
 
+def is_impossible(flag: str) -> bool:
+    """Tell whether a command line has a value that no number may have; 0 and -1 are right for some."""
+    words = re.split("[=,:]", flag)
+    digits = "99999999999999999999" in words and not flag.startswith(("--motion", "--min-", "--max-", "--guidance="))
+    return digits or bool({"nan", "inf", "1e39", "1e308", ""} & set(words))
+
+
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
     """Call a command as its program does and return what it says: nothing, or one line that names a cause and a fix."""
@@ -88,15 +95,17 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     signal.signal(signal.SIGTERM, before)
 
 
-def test_numbers_of_a_run(deep_bundle: Path, tmp_path: Path, command: Callable[..., str]) -> None:
+def test_numbers_of_a_run(
+    deep_bundle: Path, tmp_path: Path, command: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     photo, output = tmp_path / "photo.png", tmp_path / "frames"
     Image.fromarray(np.full((32, 32, 3), 99, np.uint8)).save(photo)
-    common = ["run", deep_bundle, photo, "-o", output, "-q", "--backend", "onnxruntime-cpu"]
+    pipeline = Pipeline.load(deep_bundle, "onnxruntime-cpu")
+    monkeypatch.setattr(Pipeline, "load", lambda *_: pipeline)  # its graphs are loaded once
+    common = ["run", deep_bundle, photo, "-o", output, "-q"]
     assert command(cli.app, "vcut", *common) == ""
     for flag in [*flags(RunOptions), *flags(BackendOptions)]:
-        said = command(cli.app, "vcut", *common, flag)
-        if not said:
-            assert flag.split("=")[1] in ("0", "-1", "1e39", "99999999999999999999"), flag
+        assert command(cli.app, "vcut", *common, flag) or not is_impossible(flag), flag
 
 
 def test_numbers_of_an_export(
@@ -111,7 +120,5 @@ def test_numbers_of_an_export(
     common = ["--model", small_checkpoint, "--output", tmp_path / "bundle", "-q"]
     assert "planned" in command(app, "vcut-export", *common)
     for flag in [*flags(ExportOptions), *flags(EngineOptions)]:
-        said = command(app, "vcut-export", *common, flag)
-        if "planned" in said:
-            assert flag.split("=")[1] in ("0", "-1", "0.5"), flag
+        assert "planned" not in command(app, "vcut-export", *common, flag) or not is_impossible(flag), flag
     assert not (tmp_path / "bundle").exists()
