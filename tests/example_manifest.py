@@ -39,9 +39,7 @@ def example(*, deep: bool = False) -> Manifest:
             seed=0,
             unet=None,
             adapters=(Adapter("motion.safetensors", "ef" * 32, 0.8),),
-            configs={
-                "unet": {"num_attention_heads": [5, 10, 20, 20], "deep": {"scaling_factor": 0.18215, "none": None}}
-            },
+            configs={"unet": {"num_attention_heads": [5, 10, 20, 20], "deep": {"scaling": 0.18215, "none": None}}},
         ),
         height=64,
         width=96,

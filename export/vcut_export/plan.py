@@ -13,7 +13,7 @@ from vcut_export.fingerprint import graph_keys
 from vcut_export.lora import AdapterFile
 from vcut_export.options import ExportOptions, Ranges
 from vcut_runtime import __version__
-from vcut_runtime.bundle.geometry import DIMENSIONS, Dimension, Geometry, SizeRange, Sizes
+from vcut_runtime.bundle.geometry import DIMENSIONS, MOST, Dimension, Geometry, SizeRange, Sizes
 from vcut_runtime.bundle.manifest import (
     SCHEMA_VERSION,
     Adapter,
@@ -220,7 +220,9 @@ def _ranges(checkpoint: Checkpoint, sizes: Sizes, dynamic: Ranges) -> dict[Dimen
             continue
         low, high = dynamic[name]
         allowed = SizeRange(low, high, 1 if name == "frames" else checkpoint.vae_scale_factor)
-        own = getattr(sizes, name)
+        own, most = getattr(sizes, name), getattr(MOST, name)
+        if high > most:
+            raise UsageError(f"--dynamic {name}={low}:{high} is too large: give at most {most}")
         if not 1 <= low <= high or low not in allowed or high not in allowed:
             steps = "" if allowed.multiple == 1 else f" in multiples of {allowed.multiple}"
             raise UsageError(f"--dynamic {name}={low}:{high} is not a range{steps}: give the least and the most")

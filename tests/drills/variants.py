@@ -102,10 +102,8 @@ def _change_weights(folder: Path, draw: random.Random) -> str:
 def _change_files(folder: Path, draw: random.Random) -> str:
     """Put something else in the place of a file."""
     path = draw.choice([folder / MANIFEST, *sorted(folder.glob("onnx/*"))])
-    how, data = (
-        draw.choice(["gone", "folder", "link", "link-to-nothing", "link-to-itself", "pipe", "empty"]),
-        path.read_bytes(),
-    )
+    how = draw.choice(["gone", "folder", "link", "link-to-nothing", "link-to-itself", "pipe", "empty"])
+    data = path.read_bytes()
     path.unlink()
     if how == "folder":
         path.mkdir()

@@ -125,9 +125,8 @@ def judge_apart(bundle: Path, memory: int | None = None) -> Verdict:
     elif seconds >= SECONDS:
         verdict = Verdict(fault=f"hangs for {SECONDS} s")
     else:
-        verdict = Verdict(
-            fault=f"crashes with {signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else status}"
-        )
+        name = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"status {status}"
+        verdict = Verdict(fault=f"crashes with {name}")
     fault = verdict.fault
     if not fault and memory is not None and peak > memory + MEMORY:
         fault = f"takes {(peak - memory) / 1e9:.1f} GB more than a good bundle"

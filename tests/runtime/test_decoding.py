@@ -36,7 +36,7 @@ def test_decode_chunks_of_a_few_frames() -> None:
 
 def test_a_black_video_of_a_photograph_is_a_failure() -> None:
     black, photo = np.zeros((2, 8, 8, 3), np.uint8), np.ones((1, 3, 8, 8), np.float32)
-    with pytest.raises(VcutError, match="every frame is black, because .*: compare the bundle with a reference"):
+    with pytest.raises(VcutError, match=r"every frame is black, because .*: compare the bundle with a reference"):
         check_frames(black, photo)
     check_frames(black, 0 * photo)  # a black photograph stays black
     check_frames(np.pad(black[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0)), constant_values=1), photo)

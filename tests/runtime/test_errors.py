@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,15 +38,17 @@ def test_a_long_message_keeps_its_cause_and_its_fix() -> None:
     assert len(message) < 2100
 
 
+def looked_at(path: Path) -> str:
+    """Return what the error says if one looks at ``path``."""
+    with pytest.raises(UsageError) as caught, path_errors(path, "the image"):
+        path.resolve(strict=True).is_file()
+    return str(caught.value)
+
+
 def test_places_that_cannot_be_looked_at(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with nobody(tmp_path / "closed"), pytest.raises(UsageError, match=r"the image .* \(Permission denied\): check the"):
-        with path_errors(tmp_path / "closed/x", "the image"):
-            (tmp_path / "closed/x").is_file()
-    with pytest.raises(UsageError, match=r"cannot look at the image y+ \(File name too long\): check the path"):
-        with path_errors("y" * 300, "the image"):
-            Path("y" * 300).is_file()
-    with pytest.raises(UsageError, match="cannot look at the model .*loop"), path_errors("loop", "the model"):
-        (tmp_path / "loop").resolve(strict=False)
-        raise RuntimeError("Symlink loop")
+    with nobody(tmp_path / "closed"):
+        assert looked_at(tmp_path / "closed/x").endswith("(Permission denied): check the path and its permissions")
+    assert re.fullmatch(r"cannot look at the image y+ \(File name too long\): check .*", looked_at(Path("y" * 300)))
+    assert "loop" in looked_at(tmp_path / "loop")

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 # A parent that starts a child as this project does, and says its process id. The child never ends by itself.
-CHILD = "import sys, time; from vcut_runtime.parent import end_with_parent; sys.stdin.readline(); end_with_parent(); time.sleep(60)"
+CHILD = """
+import sys, time
+from vcut_runtime.parent import end_with_parent
+sys.stdin.readline()
+end_with_parent()
+time.sleep(60)
+"""
 PARENT = f"""
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdin=subprocess.PIPE)
