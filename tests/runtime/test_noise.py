@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vcut_runtime.noise import IMAGE, LATENTS, MOST_SEED, after_step, normal, philox
+from vcut_runtime.command_options import MOST_SEED
+from vcut_runtime.noise import IMAGE, LATENTS, after_step, normal, philox
 
 # Random123's known-answer vectors of philox4x32 with 10 rounds: counter, key, words.
 KNOWN = [
