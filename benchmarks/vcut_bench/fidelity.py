@@ -80,7 +80,7 @@ class FidelityOptions:
     seeds: int | None = option(None, "Videos per image. [default: 1; with --vbench 5]")
     first_seed: int = option(0, "The first seed; the others follow.", "--seed")
     steps: int | None = option(None, "Denoising steps. [default: the bundle's]", "--num-inference-steps", "--steps")
-    fit: Fit = option("crop", "Fit images to the bundle's size: crop or stretch.")
+    fit: Fit = option("crop", "Fit images to the bundle's size: crop, stretch, pad or blur.")
     work: Path | None = option(None, "Keep results here, and continue from kept results. [default: keep nothing]")
     backend: str = option("auto", "Backend of vcut; as vcut run takes it.")
     threads: int | None = option(None, "CPU threads of vcut.")

@@ -41,7 +41,7 @@ def open_file(path: Path) -> tuple[Image.Image, list[str]]:
                 if opened.format in _ANIMATIONS and getattr(opened, "is_animated", False):
                     notes.append("only the first picture of the animation is used")
                 opened.load()
-                if opened.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03" and "icc_profile" not in opened.info:
+                if "icc_profile" not in opened.info and _is_adobe_rgb(opened):
                     notes.append("the image is Adobe RGB without a colour profile: its colours come out paler")
                 upright = ImageOps.exif_transpose(opened)
     except UsageError:
@@ -90,6 +90,14 @@ def reason(error: Exception) -> str:
     """Return an error's text on one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _is_adobe_rgb(image: Image.Image) -> bool:
+    """Tell whether EXIF says so, as cameras do that write no profile."""
+    try:
+        return image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
+    except KeyError:  # what some releases of Pillow raise if there is nothing
+        return False
 
 
 def _learn_heif(path: Path) -> None:
