@@ -77,7 +77,7 @@ class TuneOptions:
         None, "Folder of images that the result is measured on. [default: one of each four of --images]"
     )
     save: str | None = option(None, "Save the schedule in the bundle under this name, for vcut run --schedule.")
-    fit: Fit = option("crop", "Fit images to the bundle's size: crop or stretch.")
+    fit: Fit = option("crop", "Fit images to the bundle's size: crop, stretch, pad or blur.")
     work: Path | None = option(None, "Keep results here, and continue from kept results. [default: keep nothing]")
     backend: str = option("auto", "Backend, as vcut run takes it.")
     threads: int | None = option(None, "CPU threads. [default: the backend's own choice]", least=1, most=MOST_THREADS)

@@ -11,7 +11,6 @@ from vcut_runtime.errors import UsageError
 
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}  # of a profile's colour space
 _FULL = {"f": (1.0, 255.0, 65535.0), "i": (65535.0,), "u": (65535.0,)}  # levels that may mean white, by kind of number
-_SRGB = ImageCms.createProfile("sRGB")
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -87,7 +86,7 @@ def _with_profile(image: Image.Image, notes: list[str]) -> Image.Image:
 def _transform(source: ImageCms.ImageCmsProfile, mode: str) -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(
         source,
-        _SRGB,
+        ImageCms.createProfile("sRGB"),
         mode,
         "RGB",
         renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,

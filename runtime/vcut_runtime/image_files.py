@@ -46,7 +46,7 @@ def open_file(source: Path | BinaryIO) -> tuple[Image.Image, list[str]]:
                 if opened.format in _ANIMATIONS and getattr(opened, "is_animated", False):
                     notes.append("only the first picture of the animation is used")
                 opened.load()
-                if opened.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03" and "icc_profile" not in opened.info:
+                if "icc_profile" not in opened.info and _is_adobe_rgb(opened):
                     notes.append("the image is Adobe RGB without a colour profile: its colours come out paler")
                 upright = ImageOps.exif_transpose(opened)
     except UsageError:
@@ -94,7 +94,19 @@ def reason(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+<<<<<<< HEAD
 def _learn_heif(name: str) -> None:
+=======
+def _is_adobe_rgb(image: Image.Image) -> bool:
+    """Tell whether EXIF says so, as cameras do that write no profile."""
+    try:
+        return image.getexif().get_ifd(ExifTags.IFD.Interop).get(1) == "R03"
+    except KeyError:  # what some releases of Pillow raise if there is nothing
+        return False
+
+
+def _learn_heif(path: Path) -> None:
+>>>>>>> 2e2272f4e9d4c5c4fef6abc8d31a70ca61121dd5
     """Make Pillow read HEIC and HEIF, if ``pillow-heif`` is installed."""
     if find_spec("pillow_heif") is None:
         raise UsageError(
