@@ -4,8 +4,9 @@
 
 ``CHECKPOINT`` is a small diffusers folder. In turn a new export, an export over a bundle and a build are killed. After
 each kill all their processes must be gone, what lies at the bundle's place must be a whole bundle, an old bundle must
-not be lost, and the next call must leave no folder behind. It prints a line for each kill, and ends with 1 if a check
-failed.
+not be lost, and the next call must leave no folder behind. Calls that are not killed must write nothing into the home
+folder and the folder of temporary files, and no process may ask for an address or connect to one. It prints a line for
+each kill, and ends with 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 PATIENCE = 5.0  # seconds that a child may live on after its parent
+# Every Python process of a drill runs this first.
+HOOK = """
+import os, sys
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname"):
+        os._exit(97)
+sys.addaudithook(watch)
+"""
 
 
 def descendants(pid: int) -> set[int]:
@@ -62,7 +71,15 @@ class Drill:
     def __init__(self, checkpoint: Path, home: Path, *, engines: bool) -> None:
         self.root, self.spare = home / "place" / "bundle", home / "spare"
         self.root.parent.mkdir()
-        os.environ["VCUT_CACHE"] = str(home / "cache")
+        self.home, hooks = home / "home", home / "hooks"
+        for folder in (self.home, hooks):
+            folder.mkdir()
+        (hooks / "sitecustomize.py").write_text(HOOK)
+        names = ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+        paths = [str(hooks), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ |= {name: str(self.home) for name in names}
+        os.environ |= {"VCUT_CACHE": str(home / "cache"), "PYTHONPATH": os.pathsep.join(paths)}
+        tempfile.tempdir = None  # asks for TMPDIR again
         model = ["--model", str(checkpoint), "--precision", "fp32", "--operators", "cpu", "--steps", "4", "-q"]
         here = [*model, "--output", str(self.root), "--engines", "none"]
         self.calls: dict[str, list[str]] = {"export": here, "export over a bundle": [*here, "--force"]}
@@ -76,7 +93,9 @@ class Drill:
             start = time.monotonic()
             _, status = os.waitpid(self._start(kind), 0)
             if status:
-                raise SystemExit(f"{kind} fails without being killed")
+                raise SystemExit(f"{kind} fails without being killed: {os.waitstatus_to_exitcode(status)}")
+            if written := [str(path.relative_to(self.home)) for path in self.home.rglob("*")]:
+                raise SystemExit(f"{kind} writes into the home folder: {', '.join(written)}")
             self.durations[kind] = time.monotonic() - start
             if kind == "export":
                 shutil.copytree(self.root, self.spare)
@@ -150,6 +169,7 @@ def _fork(run: Callable[[], None]) -> int:
         return child
     code = 1
     try:
+        exec(HOOK, {})
         quiet = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):
             os.dup2(quiet, descriptor)

@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-SECONDS = 60  # that a bundle may take
+SECONDS = 60  # of processor time that a bundle may take
+PATIENCE = 600  # seconds by the clock, for a process that waits; other programs may keep this one waiting too
 MEMORY = 2 << 30  # bytes that a bad bundle may take more than a good one
 _PHOTO = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
 
@@ -29,7 +30,7 @@ class Verdict:
         inspect: ``opens``, or ``refused: why``.
         run: ``video``, or ``refused: why``.
         fault: what must not happen, in a line: a traceback, a crash, a hang, a black video; empty if all is well.
-        seconds: that it took.
+        seconds: of processor time that it took.
         memory: peak of resident memory, in bytes.
     """
 
@@ -110,7 +111,7 @@ def judge_apart(bundle: Path, memory: int | None = None) -> Verdict:
         _report(bundle, writer, memory)
     os.close(writer)
     data = b""
-    while (left := start + SECONDS - time.monotonic()) > 0 and select.select([reader], [], [], left)[0]:
+    while (left := start + PATIENCE - time.monotonic()) > 0 and select.select([reader], [], [], left)[0]:
         part = os.read(reader, 1 << 16)
         if not part:
             break
@@ -120,17 +121,18 @@ def judge_apart(bundle: Path, memory: int | None = None) -> Verdict:
     os.close(reader)
     _, status, usage = os.wait4(child, 0)
     seconds, peak = time.monotonic() - start, usage.ru_maxrss * 1024
+    used = usage.ru_utime + usage.ru_stime
     if data:
         verdict = msgspec.json.decode(data, type=Verdict)
-    elif seconds >= SECONDS:
-        verdict = Verdict(fault=f"hangs for {SECONDS} s")
+    elif seconds >= PATIENCE or used >= SECONDS:
+        verdict = Verdict(fault="hangs")
     else:
         name = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"status {status}"
         verdict = Verdict(fault=f"crashes with {name}")
     fault = verdict.fault
     if not fault and memory is not None and peak > memory + MEMORY:
         fault = f"takes {(peak - memory) / 1e9:.1f} GB more than a good bundle"
-    return Verdict(**{**asdict(verdict), "fault": fault, "seconds": round(seconds, 2), "memory": peak})
+    return Verdict(**{**asdict(verdict), "fault": fault, "seconds": round(used, 2), "memory": peak})
 
 
 def _report(bundle: Path, writer: int, memory: int | None) -> None:
@@ -142,5 +144,6 @@ def _report(bundle: Path, writer: int, memory: int | None) -> None:
         limit = memory + 16 * MEMORY  # of address space, of which much is never touched
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     os.write(writer, msgspec.json.encode(judge(bundle)))
     os._exit(0)
