@@ -78,21 +78,13 @@ class FidelityOptions:
     cut_steps: Sequence[CutStep] | None = option(
         None, "Such as none,10,12..24. [default: none,10..24 of 25 steps, in proportion]", parse=parse_cut_steps
     )
-<<<<<<< HEAD
     cache_interval: int = option(1, "Compute the deep layers in every so many steps only.", least=1, most=MOST_STEPS)
     seeds: int | None = option(None, "Videos per image. [default: 1; with --vbench 5]", least=1, most=MOST_VIDEOS)
     first_seed: int = option(0, "The first seed; the others follow.", "--seed", least=0, most=MOST_SEED)
     steps: int | None = option(
         None, "Denoising steps. [default: the bundle's]", "--num-inference-steps", "--steps", least=1, most=MOST_STEPS
     )
-    fit: Fit = option("crop", "Fit images to the bundle's size: crop or stretch.")
-=======
-    cache_interval: int = option(1, "Compute the deep layers in every so many steps only.")
-    seeds: int | None = option(None, "Videos per image. [default: 1; with --vbench 5]")
-    first_seed: int = option(0, "The first seed; the others follow.", "--seed")
-    steps: int | None = option(None, "Denoising steps. [default: the bundle's]", "--num-inference-steps", "--steps")
     fit: Fit = option("crop", "Fit images to the bundle's size: crop, stretch, pad or blur.")
->>>>>>> 2e2272f4e9d4c5c4fef6abc8d31a70ca61121dd5
     work: Path | None = option(None, "Keep results here, and continue from kept results. [default: keep nothing]")
     backend: str = option("auto", "Backend of vcut; as vcut run takes it.")
     threads: int | None = option(None, "CPU threads of vcut.", least=1, most=MOST_THREADS)

@@ -94,9 +94,6 @@ def reason(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-<<<<<<< HEAD
-def _learn_heif(name: str) -> None:
-=======
 def _is_adobe_rgb(image: Image.Image) -> bool:
     """Tell whether EXIF says so, as cameras do that write no profile."""
     try:
@@ -105,8 +102,7 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
         return False
 
 
-def _learn_heif(path: Path) -> None:
->>>>>>> 2e2272f4e9d4c5c4fef6abc8d31a70ca61121dd5
+def _learn_heif(name: str) -> None:
     """Make Pillow read HEIC and HEIF, if ``pillow-heif`` is installed."""
     if find_spec("pillow_heif") is None:
         raise UsageError(

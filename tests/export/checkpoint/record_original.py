@@ -23,8 +23,9 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from models import tiny
 from original_weights import CHANNELS, FRAMES, draw, inputs
+
+from models import tiny
 from vcut_export.checkpoint.configs import architecture, presets
 
 

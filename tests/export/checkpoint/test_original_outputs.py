@@ -60,9 +60,7 @@ def error(output: torch.Tensor, name: str) -> float:
 @torch.no_grad()
 def unet_error(unet: Any) -> float:
     given = inputs()
-    output = unet(
-        given["sample"], given["timestep"], given["embedding"], given["added_time_ids"], return_dict=False
-    )[0]
+    output = unet(given["sample"], given["timestep"], given["embedding"], given["added_time_ids"], return_dict=False)[0]
     return error(output, "unet")
 
 
