@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE = 5.0  # seconds that a child may live on after its parent
+PATIENCE = 10.0  # seconds that a child may live on after its parent
 # Every Python process of a drill runs this first.
 HOOK = """
 import os, sys

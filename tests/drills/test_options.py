@@ -82,7 +82,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         if not end.value.code:
             assert said.err == ""
             return ""
-        (line,) = said.err.splitlines()
+        (line,) = said.err.splitlines() or [f"no word about {arguments}, code {end.value.code}"]
         assert re.fullmatch(r"error: .+: .+", line), line
         assert len(line) < 400
         return line

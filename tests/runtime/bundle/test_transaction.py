@@ -370,6 +370,15 @@ def test_a_bundle_that_a_killed_process_had_set_aside_is_taken_back(root: Path, 
 
 
 @needs_locks
+def test_opening_takes_back_what_a_killed_process_had_set_aside(root: Path) -> None:
+    before = content(root.parent)
+    subprocess.run([sys.executable, "-c", ASIDE, str(root)], check=False)
+    assert not root.exists()
+    open_bundle(root)
+    assert content(root.parent) == before
+
+
+@needs_locks
 def test_the_old_bundle_of_a_process_that_was_killed_after_the_swap_is_removed(root: Path) -> None:
     code = """
 import os, signal, shutil, sys
