@@ -398,7 +398,7 @@ def vouch(bundle: Path, graph: str) -> None:
     [
         ("frames", (0, 3, 1), "range of frames is impossible"),
         ("frames", (4, 3, 1), "range of frames is impossible"),
-        ("frames", (-(2**70), 2**70, 1), "damaged|impossible"),
+        ("frames", (-(2**70), 2**70, 1), "too large"),
         ("frames", (1, 2, 1), "frames is outside its own range"),
         ("frames", (1, 3, 0), "range of frames is impossible"),
         ("frames", (1, 3, -1), "range of frames is impossible"),
