@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 
-@contextmanager
-def nobody(closed: Path) -> Iterator[None]:
-    """Close a folder to everybody. Root, who may look anywhere, is somebody else meanwhile."""
-    closed.chmod(0)
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
-        closed.chmod(0o755)
+def close(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the system refuse to look at what is in ``folder``. A mode would not do: tests may run as root."""
+    look = os.stat
+
+    def refused(path: Any, *arguments: Any, **keywords: Any) -> os.stat_result:
+        if isinstance(path, str | os.PathLike) and folder in Path(os.fspath(path)).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "stat", refused)

@@ -62,7 +62,7 @@ def flags(*records: Any) -> Iterator[tuple[str, bool]]:
         for field in fields(record):
             names = field.metadata["flags"] or (f"--{field.name.replace('_', '-')}",)
             of = kinds(record, field.name)
-            form = lists.get(field.name, "{}" if of & {int, float} else None)
+            form = lists.get(field.name, "{}" if of & {int, float} else "")
             for value in VALUES if form else ():
                 is_large = value.isdigit() and len(value) > 1 and (int in of or field.name == "dynamic")
                 yield f"{names[0]}={form.format(value)}", is_large or value in ("nan", "inf", "1e39", "1e308", "")
@@ -82,7 +82,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         if not end.value.code:
             assert said.err == ""
             return ""
-        (line,) = said.err.splitlines()
+        (line,) = said.err.splitlines() or [f"no word about {arguments}, code {end.value.code}"]
         assert re.fullmatch(r"error: .+: .+", line), line
         assert len(line) < 400
         return line

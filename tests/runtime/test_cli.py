@@ -154,6 +154,11 @@ def test_a_missing_image_is_misuse(small_bundle: Path, tmp_path: Path) -> None:
     assert "no image at" in error(vcut("run", small_bundle, tmp_path / "x.jpg", "-q"), 2)
 
 
+def test_an_image_that_cannot_be_looked_at_is_misuse(small_bundle: Path) -> None:
+    said = error(vcut("run", small_bundle, "x" * 300, "-q"), 2)
+    assert said.endswith("(File name too long): check the path and its permissions")
+
+
 def test_what_is_finished_is_saved_before_the_next_image(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     images = (photo_file, tmp_path / "broken.jpg")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from places import nobody
+from places import close
 from vcut_runtime import BundleError, UsageError, VcutError
 from vcut_runtime.errors import path_errors, printable
 
@@ -41,14 +41,11 @@ def test_a_long_message_keeps_its_cause_and_its_fix() -> None:
 def looked_at(path: Path) -> str:
     """Return what the error says if one looks at ``path``."""
     with pytest.raises(UsageError) as caught, path_errors(path, "the image"):
-        path.resolve(strict=True).is_file()
+        path.is_file()
     return str(caught.value)
 
 
-def test_places_that_cannot_be_looked_at(tmp_path: Path) -> None:
-    (tmp_path / "closed").mkdir()
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with nobody(tmp_path / "closed"):
-        assert looked_at(tmp_path / "closed/x").endswith("(Permission denied): check the path and its permissions")
+def test_places_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    close(tmp_path / "closed", monkeypatch)
+    assert looked_at(tmp_path / "closed/x").endswith("(Permission denied): check the path and its permissions")
     assert re.fullmatch(r"cannot look at the image y+ \(File name too long\): check .*", looked_at(Path("y" * 300)))
-    assert "loop" in looked_at(tmp_path / "loop")

@@ -18,11 +18,14 @@ INSIDE = ".partial-"  # how the names of hidden folders in a bundle begin
 ASIDE = ".old"  # suffix of the folder that an old bundle is renamed to while the new one takes its place
 
 
-def recover(root: Path) -> None:
-    """Remove what killed runs left behind, and take back a bundle that such a run had set aside."""
+def recover(root: Path, *, wait: bool = True) -> None:
+    """Remove what killed runs left behind, and take back a bundle that such a run had set aside.
+
+    ``wait=False`` does nothing while somebody publishes there, this process among them.
+    """
     with suppress(OSError):  # who cannot look at the place has left nothing there; the caller says why
         if os.access(root.parent, os.R_OK):
-            with locked(root.parent):
+            with locked(root.parent, wait=wait):
                 _sweep(root)
 
 
@@ -40,9 +43,13 @@ def beside(root: Path) -> str:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out that lock ``folder`` too."""
-    descriptor = _lock(folder)
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Keep others out that lock ``folder`` too; a second lock in the same process waits as well.
+
+    Raises:
+        BlockingIOError: another lock is held and ``wait`` is False.
+    """
+    descriptor = _lock(folder, wait=wait)
     try:
         yield
     finally:

@@ -60,7 +60,7 @@ def _read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     try:
         if not root.is_dir():
-            recover(root)  # a killed run may have set it aside
+            recover(root, wait=False)  # a killed run may have set it aside
         if not root.is_dir():
             raise BundleError(f"no bundle at {root}: make one with 'vcut export --output {root}'")
         if not path.is_file():

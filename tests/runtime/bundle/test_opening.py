@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from fakes import add_fake_engines
-from places import nobody
+from places import close
 from vcut_runtime import BundleError, Pipeline, open_bundle
 from vcut_runtime.bundle import sha256
 
@@ -372,11 +372,10 @@ def test_a_link_inside_the_bundle(bundle_copy: Path, monkeypatch: pytest.MonkeyP
     refused(bundle_copy, "unet.weights is a link", monkeypatch)
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "a" * 5000, "closed/bundle"])
+@pytest.mark.parametrize("name", ["x" * 300, "closed/bundle"])
 def test_a_place_that_cannot_be_looked_at(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "closed").mkdir()
-    with nobody(tmp_path / "closed"):
-        refused(tmp_path / name, "cannot be read .*: check the path and its permissions|no bundle at", monkeypatch)
+    close(tmp_path / "closed", monkeypatch)
+    refused(tmp_path / name, r"cannot be read \((File name too long|Permission denied)\): check the path", monkeypatch)
 
 
 def test_a_graph_that_is_no_onnx(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +398,7 @@ def vouch(bundle: Path, graph: str) -> None:
     [
         ("frames", (0, 3, 1), "range of frames is impossible"),
         ("frames", (4, 3, 1), "range of frames is impossible"),
-        ("frames", (-(2**70), 2**70, 1), "damaged|impossible"),
+        ("frames", (-(2**70), 2**70, 1), "too large"),
         ("frames", (1, 2, 1), "frames is outside its own range"),
         ("frames", (1, 3, 0), "range of frames is impossible"),
         ("frames", (1, 3, -1), "range of frames is impossible"),

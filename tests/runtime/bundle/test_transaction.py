@@ -369,6 +369,22 @@ def test_a_bundle_that_a_killed_process_had_set_aside_is_taken_back(root: Path, 
     open_bundle(root)
 
 
+def test_opening_waits_for_no_lock(tmp_path: Path) -> None:
+    """A new export looks for a bundle at its own place while it keeps others out."""
+    root = tmp_path / "bundle"
+    with staging(root) as new, new.alone(), pytest.raises(BundleError, match="no bundle at"):
+        open_bundle(root)
+
+
+@needs_locks
+def test_opening_takes_back_what_a_killed_process_had_set_aside(root: Path) -> None:
+    before = content(root.parent)
+    subprocess.run([sys.executable, "-c", ASIDE, str(root)], check=False)
+    assert not root.exists()
+    open_bundle(root)
+    assert content(root.parent) == before
+
+
 @needs_locks
 def test_the_old_bundle_of_a_process_that_was_killed_after_the_swap_is_removed(root: Path) -> None:
     code = """
