@@ -70,19 +70,20 @@ def test_examples(library: Library, small_bundle: Path, photo: Image.Image, tmp_
     fake = tools / "ffmpeg"  # keeps what it is given
     fake.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\ncat > {tmp_path}/raw\n')
     fake.chmod(0o755)
+    path = {"PATH": f"{tools}:/usr/bin:/bin"}
     result = run(
         BUILD / "examples/vcut_ffmpeg",
         small_bundle,
         picture,
         tmp_path / "v.mp4",
-        env={"PATH": f"{tools}:/usr/bin:/bin"},
+        env=path,
     )
     assert result.returncode == 0, result.stderr
     raw = np.frombuffer((tmp_path / "raw").read_bytes(), np.uint8)
     assert np.array_equal(raw, got.reshape(-1))
     assert "-s 32x32 -r 7" in (tmp_path / "arguments").read_text()
     fake.write_text("#!/bin/sh\nexit 3\n")
-    result = run(BUILD / "examples/vcut_ffmpeg", small_bundle, picture, "v.mp4", env={"PATH": f"{tools}:/usr/bin:/bin"})
+    result = run(BUILD / "examples/vcut_ffmpeg", small_bundle, picture, "v.mp4", env=path)
     assert result.returncode == 1
     assert "ffmpeg" in result.stderr
 
