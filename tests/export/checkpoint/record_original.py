@@ -5,7 +5,7 @@ is part of this project. To record anew:
 
     git clone https://github.com/Stability-AI/generative-models
     pip install --no-deps open_clip_torch einops
-    python tests/export/checkpoint/record_original.py generative-models
+    PYTHONPATH=tests python tests/export/checkpoint/record_original.py generative-models
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from models import tiny
 from original_weights import CHANNELS, FRAMES, draw, inputs
