@@ -209,9 +209,9 @@ def test_unmerged_lora_with_its_scale_is_merged(wrapper: str, alone: bool, folde
 @pytest.mark.parametrize("option", ["model", "unet"])
 def test_a_lora_is_no_model(option: str, folder: Path, tmp_path: Path) -> None:
     file = write_lora(adapted_unet(folder, ["to_q"]), tmp_path / "motion.safetensors")
-    model, options = (str(file), {}) if option == "model" else (str(folder), {"unet": str(file)})
+    model, unet = (str(file), None) if option == "model" else (str(folder), str(file))
     with pytest.raises(UsageError, match=r"motion.safetensors (is|holds) a LoRA.*--lora"):
-        plan_export(model, ExportOptions(**options))
+        plan_export(model, ExportOptions(unet=unet))
 
 
 def test_a_lora_that_does_not_fit_fails_before_any_work(folder: Path, tmp_path: Path) -> None:
