@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Operators, Precision, Tca
@@ -118,8 +119,8 @@ class ExportOptions:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.lora, str):
-            raise UsageError(f"lora is {self.lora!r}: give a list of FILE or FILE:SCALE")
+        if isinstance(self.lora, str | Path):
+            raise UsageError(f"lora is {str(self.lora)!r}: give a list of FILE or FILE:SCALE")
         object.__setattr__(self, "lora", tuple(str(text) for text in self.lora))
         check_choices(self)
         check_numbers(self, height=1, width=1, frames=1, steps=1, decode_chunk=1)

@@ -10,6 +10,7 @@ from vcut_export.checkpoint.folders import check_suffix, fingerprint, weight_fil
 from vcut_export.checkpoint.original import original_unet, unet_prefix
 from vcut_export.checkpoint.record import Checkpoint
 from vcut_export.checkpoint.tensors import read_header
+from vcut_export.lora import looks_like_adapter
 from vcut_runtime.bundle.manifest import LocalFiles
 from vcut_runtime.errors import UsageError
 
@@ -45,7 +46,7 @@ def replace_unet(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     if unet_prefix(names, "input_blocks.0.0.weight") is not None:
         config = original_unet(config)
     elif unet_prefix(names, "conv_in.weight") is None:
-        what = "a LoRA" if any("lora" in key for key in names) else "no UNet"
+        what = "a LoRA, which goes to --lora" if looks_like_adapter(names) else "no UNet"
         raise UsageError(f"{path} holds {what}: --unet takes the whole UNet of an SVD model, in safetensors")
     return replace(
         checkpoint,
