@@ -74,6 +74,7 @@ def test_every_weight_is_the_diffusers_model_s(svd_tiny_file: Path) -> None:
         assert all(torch.equal(own[name], loaded[name]) for name in own), component
 
 
+@pytest.mark.slow
 def test_the_bundle_has_the_weights_of_the_folder_s(
     small_checkpoint: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

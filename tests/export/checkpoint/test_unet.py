@@ -100,7 +100,10 @@ def test_another_unet_rebuilds_every_graph(unet: Any, saved: Callable[[str, bool
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (["unet.down_blocks.0.attentions.0.lora_A.weight"], "holds a LoRA, which goes to --lora: --unet takes the whole UNet"),
+        (
+            ["unet.down_blocks.0.attentions.0.lora_A.weight"],
+            "holds a LoRA, which goes to --lora",
+        ),
         (["first_stage_model.decoder.conv_in.weight"], "holds no UNet"),
     ],
 )
