@@ -110,7 +110,9 @@ def ink_colours() -> np.ndarray:
 
 def lab_image() -> Image.Image:
     levels = [(round(lightness * 2.55), round(a) % 256, round(b) % 256) for lightness, a, b in INKS.values()]
-    return Image.frombytes("LAB", (4, 1), np.array(levels, np.uint8).tobytes()).resize((32, 24), Image.Resampling.NEAREST)
+    return Image.frombytes("LAB", (4, 1), np.array(levels, np.uint8).tobytes()).resize(
+        (32, 24), Image.Resampling.NEAREST
+    )
 
 
 def turned_exif(orientation: int) -> bytes:
