@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
@@ -23,20 +24,38 @@ _one_at_a_time = threading.Lock()  # Pillow's limit and Python's warning filters
 
 
 def open_file(path: Path) -> tuple[Image.Image, list[str]]:
-    """Decode the first picture of a file and turn it upright by its EXIF orientation; also return notes about it.
+    """Open an image file, see :func:`read_image`.
 
     Raises:
-        UsageError: there is no such file, it is no image, it is damaged, or it has more than ``MOST_PIXELS``.
+        UsageError: there is no such file, or it cannot be read.
     """
     check_file(path)
     try:
-        with path.open("rb") as file:
-            start = file.read(12)
+        file = path.open("rb")
+    except OSError as error:
+        raise UsageError(f"cannot read {path} ({reason(error)}): check the path") from None
+    with file:
+        return read_image(file, str(path))
+
+
+def read_image(file: BinaryIO, name: str) -> tuple[Image.Image, list[str]]:
+    """Decode the first picture of a file and turn it upright by its EXIF orientation; also return notes about it.
+
+    Args:
+        file: at its beginning, seekable.
+        name: of the file, for errors.
+
+    Raises:
+        UsageError: it is no image, it is damaged, or it has more than ``MOST_PIXELS``.
+    """
+    try:
+        start = file.read(12)
+        file.seek(0)
         if start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS:
-            _learn_heif(path)
-        with patient_pillow(str(path)):
+            _learn_heif(name)
+        with patient_pillow(name):
             Image.init()
-            with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as opened:
+            with Image.open(file, formats=[kind for kind in _FORMATS if kind in Image.OPEN]) as opened:
                 notes = []
                 if opened.format in _ANIMATIONS and getattr(opened, "is_animated", False):
                     notes.append("only the first picture of the animation is used")
@@ -47,9 +66,9 @@ def open_file(path: Path) -> tuple[Image.Image, list[str]]:
     except UsageError:
         raise
     except UnidentifiedImageError:
-        raise UsageError(f"{path} is not an image that vcut reads: give a JPEG, PNG or WebP file") from None
+        raise UsageError(f"{name} is not an image that vcut reads: give a JPEG, PNG or WebP file") from None
     except Exception as error:  # Pillow's decoders raise many kinds for damaged files
-        raise UsageError(f"cannot read {path} ({reason(error)}): give an undamaged JPEG, PNG or WebP file") from None
+        raise UsageError(f"cannot read {name} ({reason(error)}): give an undamaged JPEG, PNG or WebP file") from None
     return upright, notes
 
 
@@ -100,11 +119,11 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
         return False
 
 
-def _learn_heif(path: Path) -> None:
+def _learn_heif(name: str) -> None:
     """Make Pillow read HEIC and HEIF, if ``pillow-heif`` is installed."""
     if find_spec("pillow_heif") is None:
         raise UsageError(
-            f"{path} is a HEIC image: install its reader with pip install 'vcut[heif]', or give a JPEG file"
+            f"{name} is a HEIC image: install its reader with pip install 'vcut[heif]', or give a JPEG file"
         )
     import pillow_heif
 
