@@ -115,6 +115,11 @@ def test_a_missing_image_is_misuse(small_bundle: Path, tmp_path: Path) -> None:
     assert "no image at" in error(vcut("run", small_bundle, tmp_path / "x.jpg", "-q"), 2)
 
 
+def test_a_url_is_misuse(small_bundle: Path) -> None:
+    done = vcut("run", small_bundle, "https://example.com/photo.jpg", "-q")
+    assert "the image is a URL (https:/...) and vcut opens no connection: download it" in error(done, 2)
+
+
 def test_what_is_finished_is_saved_before_the_next_image(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     images = (photo_file, tmp_path / "broken.jpg")
