@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
+CPP := runtime/cpp
+MAKEFLAGS += --jobs=2 --output-sync=target  # lint and the C++ library do not wait for each other
 
-.PHONY: demo test lower-bounds lint bench tables clean
+.PHONY: demo test cpp cpp-library cpp-sanitized lower-bounds lint bench tables clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -19,8 +21,23 @@ demo: .venv/.installed
 	@echo "$(DEMO)/video.mp4: a photograph that svd-tiny has not been trained on, animated."
 
 # Two processes of one thread each: most of what tests wait for is tracing, which uses one.
-test: lint
+test: lint cpp-library
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# The C++ runtime: its library and its tests. ONNX Runtime itself is that of the Python package.
+cpp: cpp-library cpp-sanitized
+	$(BIN)/python -m pytest tests/cpp
+
+cpp-library: .venv/.installed
+	$(CPP)/prepare.sh $(CPP)/build/onnxruntime
+	@library=$$($(BIN)/python -c "import onnxruntime, pathlib; print(*pathlib.Path(onnxruntime.__file__).parent.glob('capi/libonnxruntime.so.*'))"); \
+	cd $(CPP) && export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache && \
+	cmake --preset release -DONNXRUNTIME_ROOT=build/onnxruntime/usr -DVCUT_ONNXRUNTIME_LIBRARY="$$library" --log-level=WARNING && \
+	cmake --build --preset release
+
+# The same tests with AddressSanitizer and UBSan, and those of threads with ThreadSanitizer. Takes minutes to compile.
+cpp-sanitized: cpp-library
+	$(CPP)/sanitized.sh $(BIN)/python
 
 # Runs the demo's bundle with the oldest releases that pyproject.toml allows, in a fresh environment without torch.
 lower-bounds: demo
@@ -46,4 +63,4 @@ tables: .venv/.installed
 	$(BIN)/python runtime/format_tables.py
 
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv $(DEMO) $(CPP)/build

@@ -179,7 +179,7 @@ def slim_dynamic_bundle(slim_checkpoint: Path, once: Once) -> Path:
     from vcut_export import export
 
     ranges = {"frames": (2, 14), "height": (64, 128), "width": (64, 192)}
-    options: dict[str, Any] = {**FP32, "width": 128, "tca": "fold", "dynamic": ranges, "deep_cache": True}
+    options: dict[str, Any] = {**FP32, "height": 72, "width": 128, "tca": "fold", "dynamic": ranges, "deep_cache": True}
     return once("bundles/slim-dynamic", lambda bundle: export(str(slim_checkpoint), bundle, **options))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from vcut_runtime.bundle.manifest import (
     SCHEMA_VERSION,
+    Adapter,
     BiasSlice,
     EngineEntry,
     EngineSet,
@@ -36,7 +37,9 @@ def example(*, deep: bool = False) -> Manifest:
             revision=None,
             random_weights=True,
             seed=0,
-            configs={"unet": {"num_attention_heads": [5, 10], "deep": {"scaling_factor": 0.18215, "none": None}}},
+            unet=None,
+            adapters=(Adapter("motion.safetensors", "ef" * 32, 0.8),),
+            configs={"unet": {"num_attention_heads": [5, 10, 20, 20], "deep": {"scaling": 0.18215, "none": None}}},
         ),
         height=64,
         width=96,

@@ -20,8 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from vcut_runtime import BackendOptions, Pipeline, open_bundle
+from vcut_runtime.backends.cuda import Cuda
+from vcut_runtime.backends.tensorrt import TensorRtBackend
+from vcut_runtime.backends.tensorrt_library import Library
 from vcut_runtime.bundle.graph import sized
-from vcut_runtime.bundle.manifest import decode
+from vcut_runtime.bundle.manifest import Manifest, decode
 
 
 class Result(enum.IntEnum):
@@ -56,6 +60,7 @@ class FakeCuda:
         self.capturing: list[Callable[[], None]] | None = None
         self.capture_works = True
         self.launches = 0
+        self.streams = 0
         self.clock = 0.0  # moves with work, so that events have something to tell
 
     @property
@@ -88,7 +93,12 @@ class FakeCuda:
         return (Result.success,)
 
     def cudaStreamCreate(self) -> tuple:
+        self.streams += 1
         return Result.success, 7
+
+    def cudaStreamDestroy(self, stream: int) -> tuple:
+        self.streams -= 1
+        return (Result.success,)
 
     def cudaStreamSynchronize(self, stream: int) -> tuple:
         return (Result.invalid if self.capturing is not None else Result.success,)
@@ -476,3 +486,69 @@ def add_fake_engines(
     }
     path.write_text(json.dumps(manifest))
     return target
+
+
+class Machine:
+    """A bundle with engines, a GPU, and a library; :meth:`pipeline` loads it."""
+
+    def __init__(
+        self, bundle: Path, library: str = "tensorrt-rtx", gpu: FakeCuda | None = None, **engines: Any
+    ) -> None:
+        self.bundle, self.library = bundle, library
+        self.target = add_fake_engines(bundle, library, **engines)
+        self.gpu = gpu or FakeCuda()
+        self.trt = fake_tensorrt(self.gpu, library)
+
+    def pipeline(self, **options: Any) -> Pipeline:
+        opened = open_bundle(self.bundle)
+        library = Library(self.library, self.trt, "1.2.3")  # pyright: ignore[reportArgumentType]
+        backend = TensorRtBackend(opened, self.target, library, Cuda(self.gpu), BackendOptions(**options))
+        return Pipeline(opened, backend)
+
+    def count(self, kind: str, graph: str | None = None) -> int:
+        return sum(k == kind and graph in (None, g) for k, g in self.trt.events)
+
+
+class Recorder:
+    """A backend without graphs. It keeps the inputs of each run, and fills the outputs with the number of the run."""
+
+    name = "recorder"
+    on_host = True
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.notes: list[str] = []
+        self.runs: list[tuple[str, dict[str, np.ndarray]]] = []
+
+    def upload(self, value: np.ndarray) -> np.ndarray:
+        return np.array(value)
+
+    def download(self, value: np.ndarray) -> np.ndarray:
+        return value
+
+    def run(self, graph: str, inputs: Any) -> dict[str, np.ndarray]:
+        self.runs.append((graph, dict(inputs)))
+        n = len(inputs["latents"]) if graph == "decode" else 0
+        return {
+            tensor.name: np.full(sized(tensor.shape, {"n": n}), len(self.runs), tensor.dtype)
+            for tensor in self.manifest.graphs[graph].outputs
+        }
+
+    def close(self) -> None: ...
+    def load(self, graph: str) -> None: ...
+    def wait(self, mark: Any) -> None: ...
+    def check_run(self, sizes: Any, graphs: Any) -> None: ...
+    def step_seconds(self, graph: str, sizes: Any) -> float:
+        return 0.0
+
+    def mark(self) -> float:
+        return 0.0
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+    def peak_memory(self) -> int | None:
+        return None
+
+    def max_decode_chunk(self) -> int | None:
+        return None

@@ -261,7 +261,7 @@ def _vae() -> Any:
     import torch
 
     from vcut_export.checkpoint import resolve
-    from vcut_export.weights import load_vae
+    from vcut_export.checkpoint.weights import load_vae
 
     return load_vae(resolve("svd-tiny"), "fp32", torch.float32)
 

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from vcut_bench.fidelity_command import fidelity_command
 from vcut_bench.latency import latency_command
 from vcut_bench.macs import macs_command
 from vcut_bench.memory import memory_command
-from vcut_runtime.terminal import QUIET, stderr
+from vcut_runtime.terminal import QUIET, say
 
 app = typer.Typer(
     help="Measure: the paper's tables, latency, memory and fidelity beside the peers.", no_args_is_help=True
@@ -34,4 +33,4 @@ def report_command(
 
     path = report(results, output)
     if not quiet:
-        stderr.print(f"[bold]{escape(str(path))}[/bold]  {path.stat().st_size / 1e3:.0f} kB", soft_wrap=True)
+        say((str(path), "bold"), f"  {path.stat().st_size / 1e3:.0f} kB")

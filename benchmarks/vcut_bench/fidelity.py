@@ -36,6 +36,7 @@ from vcut_bench.provenance import about, provenance
 from vcut_bench.reference import Reference, diffusers_frames, draw, find_reference
 from vcut_bench.takes import Takes, converged_schedule
 from vcut_bench.work import (
+    MOST_VIDEOS,
     InputImage,
     check_distinct,
     find_images,
@@ -45,11 +46,12 @@ from vcut_bench.work import (
     work_folder,
 )
 from vcut_runtime import Bundle
+from vcut_runtime.bundle.geometry import MOST
 from vcut_runtime.bundle.manifest import Tca
-from vcut_runtime.command_options import check_choices, check_numbers, merge, option
+from vcut_runtime.command_options import MOST_SEED, MOST_THREADS, check_numbers, check_types, merge, option
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.images import Fit
-from vcut_runtime.schedule import CutStep, QualityBias, check_cut_step, parse_cut_steps
+from vcut_runtime.schedule import MOST_STEPS, CutStep, QualityBias, check_cut_step, parse_cut_steps
 
 ALONE = ("input_psnr", "motion")  # metrics that diffusers' own videos have too
 METRICS = ("psnr", "ssim", "temporal", "lpips", "converged_psnr", *ALONE)
@@ -76,19 +78,23 @@ class FidelityOptions:
     cut_steps: Sequence[CutStep] | None = option(
         None, "Such as none,10,12..24. [default: none,10..24 of 25 steps, in proportion]", parse=parse_cut_steps
     )
-    cache_interval: int = option(1, "Compute the deep layers in every so many steps only.")
-    seeds: int | None = option(None, "Videos per image. [default: 1; with --vbench 5]")
-    first_seed: int = option(0, "The first seed; the others follow.", "--seed")
-    steps: int | None = option(None, "Denoising steps. [default: the bundle's]", "--num-inference-steps", "--steps")
-    fit: Fit = option("crop", "Fit images to the bundle's size: crop or stretch.")
+    cache_interval: int = option(1, "Compute the deep layers in every so many steps only.", least=1, most=MOST_STEPS)
+    seeds: int | None = option(None, "Videos per image. [default: 1; with --vbench 5]", least=1, most=MOST_VIDEOS)
+    first_seed: int = option(0, "The first seed; the others follow.", "--seed", least=0, most=MOST_SEED)
+    steps: int | None = option(
+        None, "Denoising steps. [default: the bundle's]", "--num-inference-steps", "--steps", least=1, most=MOST_STEPS
+    )
+    fit: Fit = option("crop", "Fit images to the bundle's size: crop, stretch, pad or blur.")
     work: Path | None = option(None, "Keep results here, and continue from kept results. [default: keep nothing]")
     backend: str = option("auto", "Backend of vcut; as vcut run takes it.")
-    threads: int | None = option(None, "CPU threads of vcut.")
-    decode_chunk: int | None = option(None, "Frames that diffusers decodes at a time. [default: all]")
+    threads: int | None = option(None, "CPU threads of vcut.", least=1, most=MOST_THREADS)
+    decode_chunk: int | None = option(
+        None, "Frames that diffusers decodes at a time. [default: all]", least=1, most=MOST.frames
+    )
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_numbers(self, cache_interval=1, seeds=1, first_seed=0, steps=1, threads=1, decode_chunk=1)
+        check_types(self)
+        check_numbers(self)
         for name, values, kind in (("tca", self.tca, Tca), ("quality-bias", self.quality_bias, QualityBias)):
             for value in () if values is None else values or [""]:
                 if value not in get_args(kind):

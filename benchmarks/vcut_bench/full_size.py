@@ -1,10 +1,11 @@
 """SVD-XT at full size on a CPU: is it right, how long does a step take, and what fits into memory?
 
-    python -m vcut_bench.full_size WORK [--json results/...]
+    python -m vcut_bench.full_size WORK [--json results/...] [--guided]
 
 The bundles in the folder WORK are exported if they are not there: fp32, random weights, operators for the CPU. Of a few
 frames, every graph is compared with diffusers' unmodified modules (``vcut-export --verify``). Then a conditional step
-and diffusers' UNet take turns, each a process of its own. Last comes a step of a whole video.
+and diffusers' UNet take turns, each a process of its own. Last comes a step of a whole video, and with ``--guided`` a
+guided one too, which takes twice as long.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def measure_theirs(frames: int, height: int, width: int) -> dict[str, float]:
     import torch
 
     from vcut_export import resolve
-    from vcut_export.weights import load_unet
+    from vcut_export.checkpoint.weights import load_unet
 
     checkpoint = resolve(MODEL, random_weights=True)
     unet = load_unet(checkpoint, "fp32", torch.float32)
@@ -113,8 +114,8 @@ def _step(what: str, frames: int, *words: str) -> dict[str, Any]:
     }
 
 
-def measure(work: Path) -> dict[str, Any]:
-    """Measure everything."""
+def measure(work: Path, *, guided: bool = False) -> dict[str, Any]:
+    """Measure everything; with ``guided`` also a guided step of a whole video."""
     many = _export(work, 25, verify=False)["frames"]
     exported = _export(work, FEW, verify=True)
     few, whole = work / f"{MODEL}-{FEW}", work / f"{MODEL}-{many}"
@@ -125,7 +126,8 @@ def measure(work: Path) -> dict[str, Any]:
         steps.append(_step("diffusers, conditional", FEW, "theirs", str(FEW), str(height), str(width)))
     steps.append(_step("vcut, guided", FEW, "ours", str(few), "semantic_binding"))
     steps.append(_step("vcut, conditional", many, "ours", str(whole), "quality_improvement"))
-    steps.append(_step("vcut, guided", many, "ours", str(whole), "semantic_binding"))
+    if guided:
+        steps.append(_step("vcut, guided", many, "ours", str(whole), "semantic_binding"))
     ours, theirs = (
         [step["step_seconds"] for step in steps[: 2 * TURNS] if step["what"].startswith(name)]
         for name in ("vcut", "diffusers")
@@ -146,6 +148,7 @@ def measure(work: Path) -> dict[str, Any]:
 def main(
     words: Annotated[list[str], typer.Argument(metavar="WORK", help="Folder of the bundles.")],
     output: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+    guided: Annotated[bool, typer.Option("--guided", help="Run a guided step of a whole video too.")] = False,
 ) -> None:
     """Measure SVD-XT at full size on this CPU."""
     if words[0] == "ours":
@@ -153,7 +156,7 @@ def main(
     elif words[0] == "theirs":
         print(json.dumps(measure_theirs(*map(int, words[1:]))))
     else:
-        deliver(measure(Path(words[0])), output, json=True)
+        deliver(measure(Path(words[0]), guided=guided), output, json=True)
 
 
 if __name__ == "__main__":

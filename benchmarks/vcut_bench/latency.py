@@ -29,12 +29,12 @@ from vcut_bench.reference import choose_reference
 from vcut_bench.results import OUTPUT, deliver
 from vcut_bench.takes import converged_schedule
 from vcut_bench.turns import Configuration, Contest, ratios, step_loop, summarize
-from vcut_bench.work import find_images
+from vcut_bench.work import MOST_VIDEOS, find_images
 from vcut_runtime import open_bundle
 from vcut_runtime.backends import choose
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Manifest
-from vcut_runtime.command_options import check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import MOST_THREADS, check_numbers, merge, option, takes_options
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.host import usable_cpus
 from vcut_runtime.schedule import FIXED_SCHEDULES, CutStep, check_cut_step, parse_cut_steps
@@ -69,9 +69,9 @@ class LatencyOptions:
         parse=parse_intervals,
     )
     peers: str = option("all", f"all, none, or from: {', '.join(PEERS)}.")
-    repeats: int = option(5, "Videos of each that count.")
-    warm_up: int = option(1, "Videos of each that do not count.", command=False)
-    threads: int | None = option(None, "CPU threads of every side. [default: all]")
+    repeats: int = option(5, "Videos of each that count.", least=1, most=MOST_VIDEOS)
+    warm_up: int = option(1, "Videos of each that do not count.", least=1, most=MOST_VIDEOS, command=False)
+    threads: int | None = option(None, "CPU threads of every side. [default: all]", least=1, most=MOST_THREADS)
     reference: str | None = option(
         None, "Checkpoint that the bundle was made from. [default: the bundle's, or random weights]"
     )
@@ -83,7 +83,7 @@ class LatencyOptions:
     )
 
     def __post_init__(self) -> None:
-        check_numbers(self, repeats=1, warm_up=1, threads=1)
+        check_numbers(self)
         choose_peers(self.peers)
 
 

@@ -29,10 +29,19 @@ from vcut_bench.unet_macs import CONDITIONAL, GUIDED, NETWORKS, Network, count, 
 from vcut_export.checkpoint import presets, resolve, scheduler_constants
 from vcut_export.options import ExportOptions
 from vcut_export.plan import Plan, make_plan
+from vcut_runtime.bundle.geometry import MOST
 from vcut_runtime.bundle.manifest import Tca
-from vcut_runtime.command_options import check_choices, check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import check_numbers, check_types, merge, option, takes_options
 from vcut_runtime.host import peak_memory
-from vcut_runtime.schedule import PAPER_STEPS, CutStep, check_cut_step, karras_sigmas, make_schedule, parse_cut_steps
+from vcut_runtime.schedule import (
+    MOST_STEPS,
+    PAPER_STEPS,
+    CutStep,
+    check_cut_step,
+    karras_sigmas,
+    make_schedule,
+    parse_cut_steps,
+)
 from vcut_runtime.terminal import JSON, QUIET, stages
 
 CUT_STEPS: tuple[CutStep, ...] = ("none", 10, 17, 20)  # the paper's
@@ -47,10 +56,10 @@ class MacsOptions:
         UsageError: a value is impossible for every model.
     """
 
-    height: int | None = option(None, "Pixels. [default: the model's]")
-    width: int | None = option(None, "Pixels. [default: the model's]")
-    frames: int | None = option(None, "Frames of the video. [default: the model's]")
-    steps: int = option(PAPER_STEPS, "Denoising steps of a video.")
+    height: int | None = option(None, "Pixels. [default: the model's]", least=1, most=MOST.height)
+    width: int | None = option(None, "Pixels. [default: the model's]", least=1, most=MOST.width)
+    frames: int | None = option(None, "Frames of the video. [default: the model's]", least=1, most=MOST.frames)
+    steps: int = option(PAPER_STEPS, "Denoising steps of a video.", least=1, most=MOST_STEPS)
     cut_steps: Sequence[CutStep] | None = option(
         None, "First quality improvement steps; none never cuts. [default: none,10,17,20]", parse=parse_cut_steps
     )
@@ -62,8 +71,8 @@ class MacsOptions:
     tca: Tca = option("remove", "Of vcut: remove or fold temporal cross-attention.")
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_numbers(self, height=1, width=1, frames=1, steps=1)
+        check_types(self)
+        check_numbers(self)
         for cut_step in self.cut_steps or ():
             check_cut_step(cut_step, self.steps)
 

@@ -31,7 +31,7 @@ from vcut_export.checkpoint import CONFIG_FILES, WEIGHTED
 from vcut_runtime import open_bundle
 from vcut_runtime.bundle.graph import share_stage
 from vcut_runtime.bundle.manifest import EngineSet, Manifest, graph_files
-from vcut_runtime.command_options import check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import MOST_THREADS, check_numbers, merge, option, takes_options
 from vcut_runtime.errors import UsageError
 from vcut_runtime.terminal import JSON, QUIET, stages
 
@@ -42,12 +42,12 @@ class MemoryOptions:
 
     backend: str = option("auto", "Backend of vcut; as vcut run takes it.")
     reference: Path | None = option(None, "The bundle's diffusers folder. [default: its architecture, random weights]")
-    threads: int | None = option(None, "CPU threads of vcut run and diffusers.")
+    threads: int | None = option(None, "CPU threads of vcut run and diffusers.", least=1, most=MOST_THREADS)
     peers: bool = option(True, "Run diffusers too.", "--peers/--no-peers")
     build: bool = option(True, "Export the model again, without engines, to measure that.", "--build/--no-build")
 
     def __post_init__(self) -> None:
-        check_numbers(self, threads=1)
+        check_numbers(self)
         if self.reference is not None and not (self.reference / "unet").is_dir():
             raise UsageError(f"{self.reference} is not a diffusers folder: give the folder that holds unet/ and vae/")
 
@@ -122,17 +122,11 @@ def device_bytes(engine_set: EngineSet) -> dict[str, Any]:
 
 def component_bytes(manifest: Manifest) -> dict[str, int]:
     """Return the size of each component's weights in the bundle's precision, from its architecture alone."""
-    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
-    from transformers import CLIPVisionModelWithProjection
-
+    from vcut_export.checkpoint.weights import empty, torch_dtype
     from vcut_export.libraries import quiet_libraries
-    from vcut_export.weights import empty, torch_dtype
 
-    kinds = (UNetSpatioTemporalConditionModel, AutoencoderKLTemporalDecoder, CLIPVisionModelWithProjection)
     with quiet_libraries():
-        models = {
-            name: empty(random_checkpoint(manifest), name, kind) for name, kind in zip(WEIGHTED, kinds, strict=True)
-        }
+        models = {name: empty(random_checkpoint(manifest), name) for name in WEIGHTED}
     width = torch_dtype(manifest.precision).itemsize
     return {name: width * sum(p.numel() for p in model.parameters()) for name, model in models.items()}
 
@@ -232,8 +226,8 @@ def _diffusers_main(checkpoint: str, image: str, precision: Any, sizes: str) -> 
     from diffusers import StableVideoDiffusionPipeline
     from PIL import Image
 
+    from vcut_export.checkpoint.weights import torch_dtype
     from vcut_export.libraries import quiet_libraries
-    from vcut_export.weights import torch_dtype
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind: Any = StableVideoDiffusionPipeline

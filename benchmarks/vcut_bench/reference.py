@@ -94,16 +94,26 @@ def find_reference(
         if find_spec(package) is None:
             raise UsageError(f"comparing with diffusers needs {package}: pip install 'vcut[export,bench]'")
     model = manifest.model
+    if model.adapters and given is None:
+        raise UsageError(
+            f"the bundle has the LoRA {model.adapters[0].file} merged and does not know where it is: give a diffusers "
+            "folder with it merged as --reference"
+        )
     source: dict[str, Any] = {"random_weights": model.random_weights, "seed": model.seed or 0}
     if given is not None:
         source["model"] = given
+    elif model.unet is not None:
+        raise UsageError(
+            f"the bundle has the UNet of {model.unet.name!r} and does not know where it is: save the model with that "
+            "UNet as a diffusers folder, and give it with --reference"
+        )
     elif model.id in (known := presets()) or "/" in model.id:
         from_hub = "hub" in known.get(model.id, {"hub": model.id}) and not model.random_weights
         source |= {"model": model.id, "revision": model.revision if from_hub else None}
     else:
         raise UsageError(
-            f"the bundle was made from a folder named {model.id!r} and does not know where it is: "
-            "give it with --reference"
+            f"the bundle was made from files named {model.id!r} and does not know where they are: "
+            "give them with --reference"
         )
     checkpoint = resolve(**source)
     for component in _COMPARED:
@@ -119,7 +129,7 @@ def find_reference(
 
 def random_checkpoint(manifest: Manifest) -> Checkpoint:
     """Return the architecture of a bundle with random weights."""
-    return Checkpoint(manifest.model.id, manifest.model.configs, None, None, None, 0, {})
+    return Checkpoint(manifest.model.id, manifest.model.configs, None, None, 0, {})
 
 
 def choose_reference(manifest: Manifest, given: str | None) -> tuple[Reference, str | None]:
@@ -145,8 +155,9 @@ def load_diffusers(reference: Reference) -> Any:
     Raises:
         VcutError: its weights are unavailable.
     """
+    from vcut_export.checkpoint.hub import download
+    from vcut_export.checkpoint.weights import load_pipeline, torch_dtype
     from vcut_export.libraries import quiet_libraries
-    from vcut_export.weights import download, load_pipeline, torch_dtype
 
     precision = reference.manifest.precision
     with quiet_libraries():
@@ -170,7 +181,7 @@ def video_options(reference: Reference, seed: int) -> dict[str, Any]:
     """Return what diffusers' pipeline is called with for the bundle's video, apart from the image; see :func:`draw`."""
     import torch
 
-    from vcut_export.weights import torch_dtype
+    from vcut_export.checkpoint.weights import torch_dtype
 
     manifest = reference.manifest
     _, latents = draw(manifest, seed)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.markup import escape
 
 from vcut_bench.numbers import Numbers, show
 from vcut_bench.provenance import save
 from vcut_runtime.errors import UsageError
-from vcut_runtime.terminal import print_json, stderr
+from vcut_runtime.terminal import print_json, say
 
 OUTPUT = typer.Option("--output", "-o", help="Write the result here too, as JSON.")
 Result = Mapping[str, Any]
@@ -29,6 +28,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "macs": ("Parameters and MACs", "vcut_bench.macs"),
     "memory": ("Memory", "vcut_bench.memory"),
     "full-size": ("Full size on a CPU", "vcut_bench.full_size"),
+    "native": ("The C++ runtime", "vcut_bench.native"),
     "export": ("Compiling", "vcut_bench.export_cost"),
     "seams": ("Seams of decoded chunks", "vcut_bench.seams"),
 }
@@ -62,7 +62,7 @@ def deliver(result: dict[str, Any], output: Path | None, json: bool) -> None:
     """Write a measured result to ``output`` if it is given, and print it: its tables, or as JSON."""
     if output is not None:
         save(result, output)
-        stderr.print(f"[bold]{escape(str(output))}[/bold]", soft_wrap=True)
+        say((str(output), "bold"))
     if json:
         print_json(result)
     else:

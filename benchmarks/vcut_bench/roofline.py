@@ -27,7 +27,7 @@ def rates(device: str, precision: Precision) -> dict[str, Callable[[], float]]:
     """Return functions that measure MACs per second, by kind of product and library."""
     import torch
 
-    from vcut_export.weights import torch_dtype
+    from vcut_export.checkpoint.weights import torch_dtype
 
     draw = partial(torch.randn, device=device, dtype=torch_dtype(precision))
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None

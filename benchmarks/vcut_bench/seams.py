@@ -47,7 +47,8 @@ def measure(temporal: float) -> list[dict[str, Any]]:
     import torch
     from diffusers.models.resnet import TemporalResnetBlock
 
-    from vcut_export import resolve, weights
+    from vcut_export import resolve
+    from vcut_export.checkpoint import weights
 
     vae = weights.load_vae(resolve("svd-xt", random_weights=True), "fp32", torch.float32)
     for module in vae.decoder.modules():

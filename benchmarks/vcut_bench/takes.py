@@ -44,7 +44,7 @@ class Takes:
         self._manifest, self._backend, self._latents = pipeline.manifest, pipeline.backend, latents
         options = RunOptions(**conditions)
         plan = plan_run(self._manifest, options, self._backend.max_decode_chunk())
-        self._run = VideoRun(self._manifest, self._backend, plan, np.random.default_rng(0), lambda *_: None)
+        self._run = VideoRun(self._manifest, self._backend, plan, 0, lambda *_: None)
         self._run.condition(load_image(image, plan.sizes.height, plan.sizes.width, options.fit), noise)
         self._conditioned = {name: self._backend.download(value) for name, value in self._run.conditioned.items()}
         self._last: Schedule = ()
@@ -55,8 +55,6 @@ class Takes:
 
         A shared step counts only if all layers run in the step after it, because deep features are not kept.
         """
-        if any(step.noise for step in schedule):
-            self._run.draw, self._states = np.random.default_rng(0), {}  # the noise is the same in every take
         shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(schedule, self._last, strict=False))))
         self._states = {done: state for done, state in self._states.items() if done <= shared}
         places = [done for done in self._states if done == len(schedule) or GRAPHS[schedule[done].graph].full is None]

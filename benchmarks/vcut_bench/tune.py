@@ -29,13 +29,31 @@ from vcut_bench.results import OUTPUT, deliver
 from vcut_bench.saved_schedules import check_name, save_schedule
 from vcut_bench.takes import Takes, converged_schedule
 from vcut_bench.tuning import Candidate, Search
-from vcut_bench.work import InputImage, check_distinct, find_images, keep, load_input, read_kept, work_folder
+from vcut_bench.work import (
+    MOST_VIDEOS,
+    InputImage,
+    check_distinct,
+    find_images,
+    keep,
+    load_input,
+    read_kept,
+    work_folder,
+)
 from vcut_runtime import Pipeline, RunOptions
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Manifest, Measurement
-from vcut_runtime.command_options import check_choices, check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import (
+    MOST_SEED,
+    MOST_THREADS,
+    check_numbers,
+    check_types,
+    merge,
+    option,
+    takes_options,
+)
 from vcut_runtime.errors import UsageError
 from vcut_runtime.images import Fit
+from vcut_runtime.noise import IMAGE, LATENTS, normal
 from vcut_runtime.schedule import Bias, Schedule, Step
 from vcut_runtime.terminal import JSON, QUIET, progress_bars
 
@@ -50,21 +68,23 @@ class TuneOptions:
         UsageError: a value is impossible.
     """
 
-    min_psnr: float = option(40.0, "Bound: PSNR to the converged video in dB. diffusers' own 25 steps are near 40.")
-    seeds: int = option(2, "Videos per image.")
-    first_seed: int = option(0, "The first seed; the others follow.", "--seed")
+    min_psnr: float = option(
+        40.0, "Bound: PSNR to the converged video in dB. diffusers' own 25 steps are near 40.", least=10
+    )
+    seeds: int = option(2, "Videos per image.", least=1, most=MOST_VIDEOS)
+    first_seed: int = option(0, "The first seed; the others follow.", "--seed", least=0, most=MOST_SEED)
     test_images: Path | None = option(
         None, "Folder of images that the result is measured on. [default: one of each four of --images]"
     )
     save: str | None = option(None, "Save the schedule in the bundle under this name, for vcut run --schedule.")
-    fit: Fit = option("crop", "Fit images to the bundle's size: crop or stretch.")
+    fit: Fit = option("crop", "Fit images to the bundle's size: crop, stretch, pad or blur.")
     work: Path | None = option(None, "Keep results here, and continue from kept results. [default: keep nothing]")
     backend: str = option("auto", "Backend, as vcut run takes it.")
-    threads: int | None = option(None, "CPU threads. [default: the backend's own choice]")
+    threads: int | None = option(None, "CPU threads. [default: the backend's own choice]", least=1, most=MOST_THREADS)
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_numbers(self, min_psnr=10, seeds=1, first_seed=0, threads=1)
+        check_types(self)
+        check_numbers(self)
         if self.min_psnr > 60:
             raise UsageError(f"min_psnr is {self.min_psnr:g}: give at most 60, more is below the steps of 8-bit frames")
         if self.save is not None:
@@ -118,10 +138,9 @@ class Errors:
 
 def draw(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the noise [1, 3, H, W] and the latents [1, F, C, h, w] that ``vcut run`` draws for a seed."""
-    generator, sizes = np.random.default_rng(seed), manifest.sizes
-    noise = generator.standard_normal((1, 3, sizes.height, sizes.width), dtype=np.float32)
+    sizes = manifest.sizes
     shape = (1, sizes.frames, *manifest.geometry.latent_shape(sizes))
-    return noise, generator.standard_normal(shape, dtype=np.float32)
+    return normal(seed, IMAGE, (1, 3, sizes.height, sizes.width)), normal(seed, LATENTS, shape)
 
 
 def measure(

@@ -53,15 +53,14 @@ class Network:
 def count(plan: Plan) -> dict[str, Network]:
     """Count a model's three networks at the plan's sizes."""
     import torch
-    from diffusers import UNetSpatioTemporalConditionModel
 
+    from vcut_export.checkpoint.weights import empty
     from vcut_export.graphs.steps import fold_steps
     from vcut_export.libraries import quiet_libraries
-    from vcut_export.weights import empty
 
     # The operators for CPUs compute the same with other layers.
     plan = make_plan(plan.checkpoint, replace(plan.options, operators="gpu", deep_cache=True))
-    unets = {name: empty(plan.checkpoint, "unet", UNetSpatioTemporalConditionModel).eval() for name in NETWORKS}
+    unets = {name: empty(plan.checkpoint, "unet").eval() for name in NETWORKS}
     with quiet_libraries(), torch.no_grad(), torch.device("meta"):
         for module in unets["modified"].modules():
             if type(module).__name__ == "TemporalBasicTransformerBlock":

@@ -18,6 +18,7 @@ from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.images import Fit, ImageLike, load_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+MOST_VIDEOS = 10_000  # of an image, and repeats of a measurement
 _IDENTITY = "work.json"
 
 

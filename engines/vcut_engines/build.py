@@ -19,9 +19,10 @@ from vcut_engines.options import EngineOptions
 from vcut_engines.recipe import Recipe, engine_key, make_recipes
 from vcut_engines.targets import Target, choose_target
 from vcut_runtime.bundle import Bundle, check_hashes, open_bundle, sha256
+from vcut_runtime.bundle.claims import recover
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import EngineEntry, EngineSet, Manifest
-from vcut_runtime.bundle.transaction import adding, recover
+from vcut_runtime.bundle.transaction import adding
 from vcut_runtime.command_options import merge
 from vcut_runtime.errors import BundleError, UsageError, VcutError
 from vcut_runtime.host import cache_folder, file_name, peak_memory, total_memory

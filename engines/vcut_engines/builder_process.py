@@ -1,7 +1,7 @@
 """A process of its own for each engine. It can be killed at any time, and its end frees all of its memory.
 
-The new process reads an :class:`~vcut_engines.compile.EngineJob` as JSON from standard input. It writes one message as
-JSON on each line of standard output.
+The new process reads an :class:`~vcut_engines.compile.EngineJob` as a line of JSON from standard input, which stays
+open as long as the parent lives. It writes one message as JSON on each line of standard output.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vcut_engines.compile import CompiledEngine, EngineJob, compile_graph
 from vcut_runtime.backends.tensorrt_library import TITLES
 from vcut_runtime.errors import VcutError
 from vcut_runtime.host import total_memory
+from vcut_runtime.parent import end_with_parent
 
 Progress = Callable[[str, str, int, int], None]
 _CODE = "from vcut_engines.builder_process import main; main()"
@@ -68,8 +69,8 @@ def compile_in_process(job: EngineJob, *, verbose: bool, progress: Progress) -> 
             assert process.stdin is not None
             assert process.stdout is not None
             with contextlib.suppress(BrokenPipeError):  # it is dead; _cause_of_death says why
-                process.stdin.write(msgspec.json.encode(job))
-                process.stdin.close()
+                process.stdin.write(msgspec.json.encode(job) + b"\n")
+                process.stdin.flush()
             for line in process.stdout:
                 last = msgspec.json.decode(line, type=Message)
                 if isinstance(last, Phase):
@@ -120,7 +121,8 @@ def main() -> None:
         channel.write(msgspec.json.encode(message) + b"\n")
 
     try:
-        job = msgspec.json.decode(sys.stdin.buffer.read(), type=EngineJob)
+        job = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineJob)
+        end_with_parent()
         send(Done(compile_graph(job, lambda name, step, steps: send(Phase(name, step, steps)))))
     except (BrokenPipeError, KeyboardInterrupt):
         sys.exit(130)

@@ -10,7 +10,7 @@ import typer
 from vcut_engines.build import BuildResult, build, summary
 from vcut_engines.options import EngineOptions
 from vcut_runtime.command_options import takes_options
-from vcut_runtime.terminal import JSON, QUIET, build_progress, print_json, stderr
+from vcut_runtime.terminal import JSON, QUIET, build_progress, print_json, say
 
 
 @takes_options
@@ -36,17 +36,15 @@ def build_command(
 def show(result: BuildResult) -> None:
     """Print on standard error what was built, in a few lines."""
     if result.target is None:
-        stderr.print(result.reason, soft_wrap=True, markup=False)
+        say(result.reason)
         return
     for graph, warnings in result.warnings.items():
         for warning in warnings:
-            stderr.print(f"warning: {graph}: {warning}", soft_wrap=True, markup=False)
+            say(f"warning: {graph}: {warning}")
     done = f"built {', '.join(result.built)}" if result.built else "already up to date, no engine rebuilt"
     size = sum(entry.bytes for entry in result.engines.values())
     activation = max(entry.activation_bytes for entry in result.engines.values())
-    stderr.print(
+    say(
         f"engines {result.target}: {size / 1e9:.3f} GB, activations {activation / 1e9:.2f} GB, {done}, "
-        f"{sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory / 1e9:.1f} GB",
-        soft_wrap=True,
-        markup=False,
+        f"{sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory / 1e9:.1f} GB"
     )

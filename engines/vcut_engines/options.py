@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vcut_runtime.command_options import check_choices, option
+from vcut_runtime.command_options import check_numbers, check_types, option
 from vcut_runtime.errors import UsageError
 
 Engines = Literal["auto", "tensorrt-rtx", "tensorrt", "none"]
@@ -30,12 +30,13 @@ class EngineOptions:
     workspace: float | None = option(
         None,
         "Gigabytes that a kernel may use while the library chooses it. [default: with TensorRT the GPU's memory]",
+        least=0.001,
+        most=10_000,
     )
     verbose: bool = option(False, "Show the library's whole log while it builds.", "--verbose", "-v")
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if self.workspace is not None and not 0.001 <= self.workspace <= 10_000:
-            raise UsageError(f"--workspace {self.workspace} is not a number of gigabytes: give 0.001 to 10000")
+        check_types(self)
+        check_numbers(self)
         if self.engines == "none" and self.gpu is not None:
             raise UsageError(f"--gpu {self.gpu} is given but --engines none builds nothing: leave one of them out")

@@ -11,7 +11,7 @@ import typer
 from vcut_engines.verify import GraphCheck, OutputCheck, VerifyOptions, VerifyResult, verify
 from vcut_runtime.command_options import takes_options
 from vcut_runtime.errors import VcutError
-from vcut_runtime.terminal import JSON, QUIET, print_json, stages, stderr
+from vcut_runtime.terminal import JSON, QUIET, print_json, say, stages
 
 
 @takes_options
@@ -45,12 +45,12 @@ def show(result: VerifyResult, *, quiet: bool = False) -> None:
             lines.append(f"{check.graph} on {check.side}: at most {_error(worst)} ({worst.name})")
     lines += [f"{name} not run here: {reason}" for name, reason in result.not_run.items()]
     for line in () if quiet else lines:
-        stderr.print(line, soft_wrap=True, markup=False)
+        say(line)
     differing = [check for check in result.checks if check.first]
     for check in differing[1:]:
-        stderr.print(describe(check), soft_wrap=True, markup=False)
+        say(describe(check))
     if result.work and not quiet:
-        stderr.print(f"inputs and references are in {result.work}", soft_wrap=True, markup=False)
+        say(f"inputs and references are in {result.work}")
     for check in differing:
         print(check.command)
 

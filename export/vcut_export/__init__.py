@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from vcut_export.checkpoint import Checkpoint, presets, resolve
+from vcut_export.checkpoint.weights import save_checkpoint
 from vcut_export.exporter import ExportResult, export, export_plan, plan_export
 from vcut_export.options import ExportOptions
-from vcut_export.weights import save_checkpoint
 
 __all__ = [
     "Checkpoint",

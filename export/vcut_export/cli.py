@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from vcut_engines import build, choose_target
 from vcut_engines import summary as engine_summary
@@ -16,14 +15,17 @@ from vcut_export.exporter import export_plan, plan_export, summary
 from vcut_export.options import ExportOptions
 from vcut_runtime.command_options import takes_options
 from vcut_runtime.errors import VcutError
-from vcut_runtime.terminal import JSON, QUIET, build_progress, print_json, run_app, stages, stderr
+from vcut_runtime.terminal import JSON, QUIET, build_progress, print_json, run_app, say, stages
 
 
 @takes_options
 def export_command(
     model: Annotated[
         str,
-        typer.Option(help="svd, svd-xt, svd-xt-1.1, svd-tiny, a diffusers folder, or a hub id.", show_default=False),
+        typer.Option(
+            help="svd, svd-xt, svd-xt-1.1, svd-tiny, a diffusers folder, a .safetensors file, or a hub id.",
+            show_default=False,
+        ),
     ],
     options: ExportOptions,
     engine_options: EngineOptions,
@@ -42,19 +44,21 @@ def export_command(
     """Compile an SVD checkpoint into a bundle, with engines."""
     silent = quiet or json
     plan = plan_export(model, options)
+    if plan.checkpoint.note and not quiet:
+        say(plan.checkpoint.note)
     choose_target(engine_options.engines, engine_options.gpu, plan.precision)  # an impossible GPU fails before any work
     with stages(silent) as stage:
         result = export_plan(plan, output, verify=verify, force=force, stage=stage)
     facts = {**summary(result), "engines": None}
     if not json:
         for name, error in result.errors.items():
-            stderr.print(f"{name:27} largest error {error:.1e} of the output's largest magnitude", soft_wrap=True)
+            say(f"{name:27} largest error {error:.1e} of the output's largest magnitude")
     if not silent:
         done = f"built {', '.join(result.rebuilt)}" if result.rebuilt else "already up to date, no graph rebuilt"
-        stderr.print(
-            f"[bold]{escape(str(result.bundle))}[/bold]  {facts['bundle_bytes'] / 1e9:.3f} GB, {done}, "
+        say(
+            (str(result.bundle), "bold"),
+            f"  {facts['bundle_bytes'] / 1e9:.3f} GB, {done}, "
             f"{sum(result.seconds.values()):.0f} s, peak memory {result.peak_memory / 1e9:.1f} GB",
-            soft_wrap=True,
         )
     if engine_options.engines != "none":
         try:

@@ -13,16 +13,18 @@ from typing import Any
 import msgspec
 
 from vcut_export.checkpoint import resolve
+from vcut_export.checkpoint.hub import download
+from vcut_export.checkpoint.weights import check_weights
 from vcut_export.options import ExportOptions
 from vcut_export.plan import Plan, make_manifest, make_plan
 from vcut_export.reuse import existing, kept_graphs, manifest_now, place
-from vcut_export.weights import check_weights, download
 from vcut_runtime.backends.cpu_limits import CpuModel, check_cpu
 from vcut_runtime.bundle import Bundle, check_hashes, open_bundle
+from vcut_runtime.bundle.claims import recover
 from vcut_runtime.bundle.manifest import Manifest, graph_files
-from vcut_runtime.bundle.transaction import recover, staging
+from vcut_runtime.bundle.transaction import staging
 from vcut_runtime.command_options import merge
-from vcut_runtime.errors import UsageError
+from vcut_runtime.errors import UsageError, path_errors
 from vcut_runtime.host import peak_memory
 
 Stage = Callable[[str], AbstractContextManager[None]]
@@ -65,7 +67,7 @@ def export(
     its place when it is whole.
 
     Args:
-        model: preset, diffusers folder or hub id.
+        model: preset, diffusers folder, single file or hub id.
         output: the bundle's folder; ``vcut-<model>`` by default.
         options: what the bundle is made like.
         verify: compare every graph with the unmodified torch modules.
@@ -83,7 +85,15 @@ def export(
 
 def plan_export(model: str, options: ExportOptions) -> Plan:
     """Resolve ``model`` and decide everything about its bundle; reads no weights."""
-    checkpoint = resolve(model, revision=options.revision, random_weights=options.random_weights, seed=options.seed)
+    with path_errors(model, "the model"):
+        checkpoint = resolve(
+            model,
+            revision=options.revision,
+            random_weights=options.random_weights,
+            seed=options.seed,
+            preset=options.preset,
+            unet=options.unet,
+        )
     return make_plan(checkpoint, options)
 
 
@@ -101,10 +111,12 @@ def export_plan(
         model = CpuModel(plan.precision, plan.operators, plan.geometry, plan.checkpoint.configs["unet"])
         check_cpu(model, plan.geometry.sizes, plan.keys)
     if plan.checkpoint.hub is None:
-        check_weights(plan.checkpoint, plan.precision)
-    root = place(output, plan)
-    recover(root)
-    old = existing(root, plan, force)
+        with path_errors(plan.checkpoint.id, "the model"):
+            check_weights(plan.checkpoint, plan.precision)
+    with path_errors(output or "", "the output"):
+        root = place(output, plan)
+        recover(root)
+        old = existing(root, plan, force)
     kept = {} if force else kept_graphs(old, plan)
     stale = tuple(name for name in plan.keys if name not in kept)
     errors: dict[str, float] = {}
@@ -180,9 +192,9 @@ class _StageTimes:
 def _make_graphs(plan: Plan, root: Path, folder: Path, stale: tuple[str, ...], clock: _StageTimes) -> Any:
     """Make the stale graphs in ``folder``; torch and diffusers are imported only now."""
     with clock("prepare"):
+        from vcut_export.checkpoint.weights import check_names_and_adapters, weight_bytes
         from vcut_export.graphs.maker import make_graphs
         from vcut_export.libraries import quiet_libraries
-        from vcut_export.weights import weight_bytes
 
         need, parent = weight_bytes(plan.checkpoint, plan.precision), root.absolute().parent
         free = shutil.disk_usage(parent).free
@@ -192,6 +204,8 @@ def _make_graphs(plan: Plan, root: Path, folder: Path, stale: tuple[str, ...], c
                 "another --output"
             )
     with quiet_libraries():
+        with clock("prepare"):
+            check_names_and_adapters(plan.checkpoint, plan.precision)
         return make_graphs(plan, folder, stale, clock)
 
 

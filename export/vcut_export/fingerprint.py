@@ -19,7 +19,9 @@ from vcut_runtime.bundle.graph import bind
 from vcut_runtime.errors import UsageError
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "onnxscript", "onnx-ir")
-_SHAPING = ("graphs", "weights.py")  # the code that decides what a graph computes
+# The code that decides what a graph computes.
+_READERS = ("folders", "original", "original_names", "tensors", "weights")
+_SHAPING = ("graphs", "lora", *(f"checkpoint/{name}.py" for name in _READERS))
 
 
 def graph_keys(checkpoint: Checkpoint, options: ExportOptions, geometry: Geometry) -> dict[str, str]:
@@ -36,6 +38,7 @@ def graph_keys(checkpoint: Checkpoint, options: ExportOptions, geometry: Geometr
     common = {"by": made_by, "code": code_fingerprint(), "weights": checkpoint.identity}
     # Sizes enter as the graph sees them: a number, or a range that a run chooses from.
     values = {**asdict(options), **geometry.describe(), "decode_chunk": geometry.decode_frames, "dynamic": None}
+    values["lora"] = [(adapter.sha256, adapter.scale) for adapter in checkpoint.adapters]  # wherever the files lie
     keys = {}
     for name, tensors in bind(geometry.bound(), options.precision).items():
         own = {f.name: values[f.name] for f in fields(options) if name in f.metadata["rebuilds"]}

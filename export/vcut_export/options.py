@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from vcut_runtime.bundle.geometry import MOST
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Operators, Precision, Tca
-from vcut_runtime.command_options import check_choices, check_numbers, option
+from vcut_runtime.command_options import MOST_SEED, check_numbers, check_types, option
 from vcut_runtime.errors import UsageError
-from vcut_runtime.schedule import PAPER_STEPS, CutStep, parse_cut_step
+from vcut_runtime.schedule import MOST_STEPS, PAPER_STEPS, CutStep, parse_cut_step
 
 ALL = tuple(GRAPHS)
 STEPS = tuple(name for name, graph in GRAPHS.items() if graph.is_step)
@@ -41,23 +43,46 @@ class ExportOptions:
     """
 
     revision: str | None = option(None, "Hub revision.", rebuilds=ALL)
+    preset: str | None = option(
+        None,
+        "The model whose configuration a single file has. [default: its metadata or name tell, else svd-xt]",
+        rebuilds=ALL,
+    )
+    unet: str | None = option(
+        None,
+        "A UNet for the model's own: a file or folder, with diffusers' names of weights or the original ones.",
+        rebuilds=ALL,
+    )
     random_weights: bool = option(
         False,
         "The exact architecture with random weights; downloads no weights.",
         "--random-weights",
         rebuilds=ALL,
     )
-    seed: int = option(0, "Seed of random weights.", rebuilds=ALL)
-    height: int | None = option(None, "Pixels. [default: the model's]", rebuilds=ALL)
-    width: int | None = option(None, "Pixels. [default: the model's]", rebuilds=ALL)
-    frames: int | None = option(None, "Frames of the video. [default: the model's]", rebuilds=STEPS)
+    seed: int = option(0, "Seed of random weights.", least=0, most=MOST_SEED, rebuilds=ALL)
+    lora: tuple[str, ...] = option(
+        (),
+        "FILE[:SCALE] of a LoRA to merge into the UNet; may be given several times.",
+        rebuilds=("condition", *STEPS),
+    )
+    ignore_unexpected: bool = option(
+        False,
+        "Compile although the checkpoint has weights that no SVD network has, which are left out.",
+        "--ignore-unexpected",
+        rebuilds=ALL,
+    )
+    height: int | None = option(None, "Pixels. [default: the model's]", least=1, most=MOST.height, rebuilds=ALL)
+    width: int | None = option(None, "Pixels. [default: the model's]", least=1, most=MOST.width, rebuilds=ALL)
+    frames: int | None = option(
+        None, "Frames of the video. [default: the model's]", least=1, most=MOST.frames, rebuilds=STEPS
+    )
     dynamic: Ranges | None = option(
         None,
         "Sizes that a run may choose, such as frames=8:25,height=320:576,width=576:1024.",
         parse=parse_ranges,
         rebuilds=ALL,
     )
-    steps: int = option(PAPER_STEPS, "Denoising steps of a run's default.", rebuilds=())
+    steps: int = option(PAPER_STEPS, "Denoising steps of a run's default.", least=1, most=MOST_STEPS, rebuilds=())
     cut_step: CutStep | None = option(
         None,
         "First step of the quality improvement stage, or none. [default: 17 of 25 steps, else at its noise level]",
@@ -99,14 +124,17 @@ class ExportOptions:
     decode_chunk: int | None = option(
         None,
         "Frames decoded at a time. [default: what takes no more memory than a step]",
+        least=1,
+        most=MOST.frames,
         rebuilds=("decode",),
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_numbers(self, height=1, width=1, frames=1, steps=1, decode_chunk=1)
-        if not (self.cut_step is None or self.cut_step == "none" or isinstance(self.cut_step, int)):
-            raise UsageError(f"cut_step is {self.cut_step!r}: give a step, or 'none' to guide every step")
+        if isinstance(self.lora, str | Path):
+            raise UsageError(f"lora is {str(self.lora)!r}: give a list of FILE or FILE:SCALE")
+        object.__setattr__(self, "lora", tuple(str(text) for text in self.lora))
+        check_types(self)
+        check_numbers(self)
         if self.small_gpu and self.dynamic:
             raise UsageError(
                 "--small-gpu excludes --dynamic, because feed-forwards run in parts of a fixed size: "

@@ -10,11 +10,13 @@ import msgspec
 from vcut_export.checkpoint import Checkpoint, scheduler_constants
 from vcut_export.decode_size import decode_context, default_decode_chunk
 from vcut_export.fingerprint import graph_keys
+from vcut_export.lora import AdapterFile
 from vcut_export.options import ExportOptions, Ranges
 from vcut_runtime import __version__
-from vcut_runtime.bundle.geometry import DIMENSIONS, Dimension, Geometry, SizeRange, Sizes
+from vcut_runtime.bundle.geometry import DIMENSIONS, MOST, Dimension, Geometry, SizeRange, Sizes
 from vcut_runtime.bundle.manifest import (
     SCHEMA_VERSION,
+    Adapter,
     BiasSlice,
     EngineSet,
     FileEntry,
@@ -73,6 +75,11 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions | None = None) -> P
     """
     _check_unet(checkpoint)
     options = options or ExportOptions()
+    checkpoint = replace(
+        checkpoint,
+        adapters=tuple(AdapterFile.parse(text) for text in options.lora),
+        ignore_unexpected=options.ignore_unexpected,
+    )
     given = {name: getattr(options, name) for name in ("height", "width", "precision")}
     chosen = {name: checkpoint.defaults[name] if value is None else value for name, value in given.items()}
     options = replace(
@@ -91,11 +98,6 @@ def make_plan(checkpoint: Checkpoint, options: ExportOptions | None = None) -> P
     geometry = _geometry(checkpoint, options)
     options = replace(options, decode_chunk=geometry.decode_chunk)
     return Plan(checkpoint, options, geometry, graph_keys(checkpoint, options, geometry))
-
-
-def size_multiple(checkpoint: Checkpoint) -> int:
-    """Return what a free height or width must be a multiple of: every level of the UNet halves the latents evenly."""
-    return checkpoint.vae_scale_factor * 2 ** (len(checkpoint.configs["unet"]["block_out_channels"]) - 1)
 
 
 def make_manifest(
@@ -120,6 +122,8 @@ def make_manifest(
             revision=checkpoint.revision,
             random_weights=checkpoint.seed is not None,
             seed=checkpoint.seed,
+            unet=checkpoint.unet,
+            adapters=tuple(Adapter(a.path.name, a.sha256, a.scale) for a in checkpoint.adapters),
             configs=dict(checkpoint.configs),
         ),
         height=geometry.sizes.height,
@@ -215,8 +219,10 @@ def _ranges(checkpoint: Checkpoint, sizes: Sizes, dynamic: Ranges) -> dict[Dimen
         if name not in dynamic:
             continue
         low, high = dynamic[name]
-        allowed = SizeRange(low, high, 1 if name == "frames" else size_multiple(checkpoint))
-        own = getattr(sizes, name)
+        allowed = SizeRange(low, high, 1 if name == "frames" else checkpoint.vae_scale_factor)
+        own, most = getattr(sizes, name), getattr(MOST, name)
+        if high > most:
+            raise UsageError(f"--dynamic {name}={low}:{high} is too large: give at most {most}")
         if not 1 <= low <= high or low not in allowed or high not in allowed:
             steps = "" if allowed.multiple == 1 else f" in multiples of {allowed.multiple}"
             raise UsageError(f"--dynamic {name}={low}:{high} is not a range{steps}: give the least and the most")
@@ -225,13 +231,6 @@ def _ranges(checkpoint: Checkpoint, sizes: Sizes, dynamic: Ranges) -> dict[Dimen
         result[name] = allowed
     if unknown := sorted(set(dynamic) - set(result)):
         raise UsageError(f"--dynamic has no {unknown[0]!r}: give ranges of {', '.join(DIMENSIONS)}")
-    if {"height", "width"} & set(result):
-        multiple = size_multiple(checkpoint)
-        for name in ("height", "width"):
-            if getattr(sizes, name) % multiple:
-                raise UsageError(
-                    f"--{name} {getattr(sizes, name)} is not a multiple of {multiple}, which --dynamic needs: change it"
-                )
     return result
 
 

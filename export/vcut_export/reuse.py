@@ -18,7 +18,7 @@ def place(output: str | Path | None, plan: Plan) -> Path:
     Raises:
         UsageError: no folder can be put in place there at the end.
     """
-    root = Path(f"vcut-{plan.checkpoint.id.rsplit('/')[-1]}") if output is None else Path(output)
+    root = Path(f"vcut-{_short(plan.checkpoint.id)}") if output is None else Path(output)
     if is_fixed(root):
         raise UsageError(f"{root} is the current folder or a mount point: name a folder inside it as --output")
     return root.resolve() if root.is_symlink() else root
@@ -73,6 +73,11 @@ def manifest_now(root: Path) -> Manifest | None:
         return open_bundle(root, hashes=False, engines=False).manifest
     except BundleError:
         return None
+
+
+def _short(model: str) -> str:
+    """Return a model's id without its owner on the hub and without a file's suffix."""
+    return model.rsplit("/")[-1].removesuffix(".safetensors")
 
 
 def _is_ours(manifest: Path) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vcut_export import weights
+from vcut_export.checkpoint import weights
 from vcut_export.plan import Plan
 from vcut_runtime.backends.onnxruntime import OnnxRuntimeBackend
 from vcut_runtime.bundle import Bundle

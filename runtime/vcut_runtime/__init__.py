@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vcut_runtime.bundle import Bundle, open_bundle
 from vcut_runtime.bundle.manifest import Manifest
-from vcut_runtime.errors import BundleError, UsageError, VcutError
+from vcut_runtime.errors import BundleError, Cancelled, UsageError, VcutError
 from vcut_runtime.options import BackendOptions, RunOptions
 from vcut_runtime.pipeline import Pipeline
 from vcut_runtime.schedule import Step
@@ -19,6 +19,7 @@ __all__ = [
     "BackendOptions",
     "Bundle",
     "BundleError",
+    "Cancelled",
     "Manifest",
     "Pipeline",
     "RunOptions",

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from vcut_runtime.backends import BACKENDS
 from vcut_runtime.command_options import takes_options
 from vcut_runtime.errors import UsageError
+from vcut_runtime.image_files import check_file
+from vcut_runtime.image_sources import refuse_url
+from vcut_runtime.images import open_image
 from vcut_runtime.options import BackendOptions, RunOptions
 from vcut_runtime.pipeline import Pipeline
-from vcut_runtime.terminal import JSON, QUIET, duration, print_json, progress_bars, run_app, stderr, stdout
-from vcut_runtime.video import check_output
+from vcut_runtime.terminal import JSON, QUIET, duration, print_json, progress_bars, run_app, say, stdout
+from vcut_runtime.video import QUALITY, check_output, check_quality
 
 app = typer.Typer(
     name="vcut",
@@ -58,26 +60,34 @@ def run(
         str,
         typer.Option(help=f"{', '.join(BACKENDS)}, or auto: the first of these that can run the bundle here."),
     ] = "auto",
+    quality: Annotated[int, typer.Option(help="Of an MP4 or WebP, 1 to 100, where the file is largest.")] = QUALITY,
     json: Annotated[bool, JSON] = False,
     quiet: Annotated[bool, QUIET] = False,
 ) -> None:
     """Turn photographs into videos."""
     outputs = _outputs(output, len(images))
+    check_quality(quality)
     for path in outputs:
         check_output(path)
     for image in images:
-        if not image.is_file():
-            raise UsageError(f"no image at {image}: check the path")
+        refuse_url(image)
+        check_file(image)
+        if any(path.exists() and path.samefile(image) for path in outputs):
+            raise UsageError(f"{image} would be replaced by its video: choose another --output")
     pipeline = Pipeline.load(bundle, backend, backend_options)  # hashes every file, so cheap checks come first
     if not (quiet or json) and (seconds := pipeline.estimate_seconds(options)) > 60:
         each = " each" if len(images) > 1 else ""
-        stderr.print(f"{pipeline.backend.name}: the steps take roughly {duration(seconds)}{each}", soft_wrap=True)
+        say(f"{pipeline.backend.name}: the steps take roughly {duration(seconds)}{each}")
     first = secrets.randbelow(2**31) if options.seed is None else options.seed
     results: list[dict[str, Any]] = []
     for i, (image, path) in enumerate(zip(images, outputs, strict=True)):  # each is saved before the next begins
+        photo = open_image(image)
+        if not quiet and not json:
+            for note in pipeline.notes(photo, options):  # before minutes of work
+                say(f"{image.name}: {note}")
         with progress_bars(quiet or json) as progress:
-            video = pipeline(image, options, seed=first + i, progress=progress)
-        video.save(path)
+            video = pipeline(photo, options, seed=first + i, progress=progress)
+        video.save(path, quality=quality)
         seconds = {stage: round(value, 3) for stage, value in video.timings.items()}
         results.append(
             {
@@ -86,20 +96,20 @@ def run(
                 "seed": video.seed,
                 "seconds": seconds,
                 "peak_device_memory_bytes": video.peak_memory,
+                "height": video.frames.shape[1],
+                "width": video.frames.shape[2],
+                "notes": list(video.notes),
             }
         )
         if not quiet and not json:
             times = ", ".join(f"{stage.replace('_', ' ')} {value:.1f} s" for stage, value in video.timings.items())
             memory = f", {video.peak_memory / 1e9:.1f} GB of GPU memory" if video.peak_memory else ""
-            stderr.print(
-                f"[bold]{escape(str(path))}[/bold]  seed {video.seed}, {pipeline.backend.name}: {times}{memory}",
-                soft_wrap=True,
-            )
+            say((str(path), "bold"), f"  seed {video.seed}, {pipeline.backend.name}: {times}{memory}")
     if json:
         print_json({"backend": pipeline.backend.name, "notes": pipeline.backend.notes, "videos": results})
     elif not quiet:
         for note in pipeline.backend.notes:
-            stderr.print(f"[dim]{escape(note)}[/dim]", soft_wrap=True)
+            say((note, "dim"))
 
 
 @app.command()

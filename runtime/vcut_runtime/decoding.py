@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vcut_runtime.errors import UsageError
+import numpy as np
+
+from vcut_runtime.errors import UsageError, VcutError
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,19 @@ class Chunk:
     stop: int
     keep_from: int
     keep_to: int
+
+
+def check_frames(frames: np.ndarray, image: np.ndarray) -> None:
+    """Check that the frames of an ``image`` are not all black: a decoder whose numbers are not finite gives 0.
+
+    Raises:
+        VcutError: they are, and the image is not.
+    """
+    if image.any() and not frames.any():
+        raise VcutError(
+            "every frame is black, because the decoder's numbers are not finite or its weights are damaged: "
+            "compare the bundle with a reference, 'vcut verify --graphs decode', or export it again"
+        )
 
 
 def decode_chunks(frames: int, size: int, overlap: int, *, full: bool = True) -> list[Chunk]:

@@ -56,6 +56,6 @@ def parse_guidance(text: str) -> str | tuple[float, ...]:
     return check_guidance(scales)
 
 
-def added_time_ids(fps: int, motion_bucket_id: float, noise_aug_strength: float) -> np.ndarray:
+def added_time_ids(fps: float, motion_bucket_id: float, noise_aug_strength: float) -> np.ndarray:
     """Return the micro-conditioning [1, 3]; SVD was trained on ``fps - 1``."""
     return np.array([[fps - 1, motion_bucket_id, noise_aug_strength]], dtype=np.float32)

@@ -2,45 +2,126 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageFilter, ImageOps
 
 from vcut_runtime.errors import UsageError
+from vcut_runtime.image_colours import to_srgb
+from vcut_runtime.image_files import open_file, patient_pillow, reason
+from vcut_runtime.image_sources import ImageSource, open_source
 
-ImageLike: TypeAlias = "str | Path | Image.Image | np.ndarray"
-Fit = Literal["stretch", "crop"]
+Fit = Literal["stretch", "crop", "pad", "blur"]
+SAME_SHAPE = 1.02  # a stretch by less is not worth a word
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An opened image: upright, 8-bit sRGB (mode RGB), and notes about what had to be assumed to read it."""
+
+    image: Image.Image
+    notes: tuple[str, ...] = ()
+
+
+ImageLike: TypeAlias = "ImageSource | Photo"
+
+
+def list_images(image: ImageLike | Sequence[ImageLike]) -> tuple[list[ImageLike], bool]:
+    """Return the images of a call, and whether it gave a list of them."""
+    if isinstance(image, Sequence) and not isinstance(image, (str, bytes, bytearray, memoryview)):
+        return list(cast("Sequence[ImageLike]", image)), True
+    return [cast("ImageLike", image)], False
 
 
 def load_image(image: ImageLike, height: int, width: int, fit: Fit = "stretch") -> np.ndarray:
-    """Return ``image`` as float32 [1, 3, height, width] in [0, 1].
+    """Return ``image`` as float32 [1, 3, height, width] in [0, 1]; see :func:`open_image` and :func:`fit_image`."""
+    return fit_image(open_image(image), height, width, fit)
+
+
+def open_image(image: ImageLike) -> Photo:
+    """Open a file, or take an image as it is: upright, in sRGB, on white where it is transparent.
 
     Args:
-        image: a file, a PIL image, or an array [H, W, 3], uint8 or float in [0, 1].
-        height: target height in pixels.
-        width: target width in pixels.
-        fit: ``stretch`` resizes to the target whatever the aspect ratio, as diffusers does; ``crop`` keeps the aspect
-            ratio and cuts what hangs over, centred.
+        image: see :func:`~vcut_runtime.image_sources.open_source`; arrays are uint8, or float in [0, 1].
 
     Raises:
-        UsageError: the file is missing or no image, or the array has another shape or range.
+        UsageError: the file is missing, damaged, too large or no image, or the array has another shape or range.
+    """
+    if isinstance(image, Photo):
+        return image
+    source = open_source(image)
+    if isinstance(source, np.ndarray):
+        return Photo(_from_array(source))
+    notes: list[str] = []
+    if not isinstance(source, Image.Image):
+        source, notes = open_file(source)
+    try:
+        with patient_pillow("the image"):
+            if isinstance(source, ImageFile.ImageFile):  # nobody has turned it yet
+                source = ImageOps.exif_transpose(source)
+            upright, more = to_srgb(source)
+    except UsageError:
+        raise
+    except Exception as error:  # an image opened lazily is decoded only now
+        raise UsageError(f"cannot decode the image ({reason(error)}): give an undamaged one") from None
+    return Photo(upright, (*notes, *more))
+
+
+def fit_image(photo: Photo, height: int, width: int, fit: Fit = "stretch") -> np.ndarray:
+    """Return a photograph as float32 [1, 3, height, width] in [0, 1].
+
+    Args:
+        photo: the opened image.
+        height: target height in pixels.
+        width: target width in pixels.
+        fit: what happens if the shapes differ. ``stretch`` resizes to the target, as diffusers does. ``crop`` cuts what
+            hangs over, centred. ``pad`` adds black borders. ``blur`` fills the borders with the image, enlarged and
+            blurred.
+
+    Raises:
+        UsageError: ``fit`` is unknown.
     """
     if fit not in get_args(Fit):
-        raise UsageError(f"unknown fit {fit!r}: choose stretch or crop")
-    if isinstance(image, np.ndarray):
-        image = _from_array(image)
-    elif not isinstance(image, Image.Image):
-        image = _open(Path(image))
-    image = _rgb(image)
+        raise UsageError(f"unknown fit {fit!r}: choose {', '.join(get_args(Fit))}")
+    image, size = photo.image, (width, height)
     if fit == "crop":
-        image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    elif image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
+        image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    elif fit in ("pad", "blur"):
+        image = _bordered(image, size, blurred=fit == "blur")
+    elif image.size != size:
+        image = image.resize(size, Image.Resampling.LANCZOS)
     pixels = np.asarray(image, dtype=np.float32) / 255.0
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def fit_notes(photo: Photo, height: int, width: int, fit: Fit) -> tuple[str, ...]:
+    """Return what a user should know about ``photo`` in a video of this size, each on one line."""
+    old_width, old_height = photo.image.size
+    wider = (width / old_width) / (height / old_height)
+    factor = max(wider, 1 / wider)
+    if fit != "stretch" or factor <= SAME_SHAPE:
+        return photo.notes
+    side = "width" if wider > 1 else "height"
+    stretched = f"the image of {old_width}x{old_height} is stretched {factor:.2f} x in {side} to {width}x{height}"
+    return (*photo.notes, f"{stretched}: --fit crop, pad or blur keeps its shape")
+
+
+def _bordered(image: Image.Image, size: tuple[int, int], *, blurred: bool) -> Image.Image:
+    """Return ``image`` as large as fits into ``size``, centred on black or on a blurred copy that fills it."""
+    scale = min(size[0] / image.width, size[1] / image.height)
+    width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if blurred:
+        radius = max(size) / 40  # no detail of the border survives
+        whole = ImageOps.fit(image, size, Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(radius))
+    else:
+        whole = Image.new("RGB", size)
+    place = ((size[0] - width) // 2, (size[1] - height) // 2)
+    whole.paste(image.resize((width, height), Image.Resampling.LANCZOS), place)
+    return whole
 
 
 @lru_cache(maxsize=16)
@@ -72,32 +153,6 @@ def resize_matrix(pixels: int, size: int) -> np.ndarray:
     return result
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        if not path.is_file():
-            raise UsageError(f"no image at {path}: check the path")
-        with Image.open(path) as opened:
-            opened.load()
-            return ImageOps.exif_transpose(opened)
-    except UsageError:
-        raise
-    except UnidentifiedImageError:
-        raise UsageError(f"{path} is not an image that Pillow knows: give a JPEG, PNG or WebP file") from None
-    except Exception as error:  # Pillow's decoders raise many kinds for damaged files
-        raise UsageError(f"cannot read {path} ({_reason(error)}): give an undamaged JPEG, PNG or WebP file") from None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to 8-bit RGB; 16-bit grey is scaled, where Pillow would clip it to white."""
-    try:
-        if image.mode.startswith("I"):
-            grey = np.clip(np.asarray(image, dtype=np.float64), 0, 65535) / 257.0
-            return Image.fromarray(np.round(grey).astype(np.uint8)).convert("RGB")
-        return image.convert("RGB")
-    except Exception as error:  # an image opened lazily is decoded only now
-        raise UsageError(f"cannot decode the image ({_reason(error)}): give an undamaged one") from None
-
-
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise UsageError(f"an image array must be [height, width, 3], this one is {list(array.shape)}")
@@ -109,7 +164,3 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if not (low >= 0.0 and high <= 1.0):  # also catches NaN
         raise UsageError(f"a float image array must lie between 0 and 1; this one goes from {low:g} to {high:g}")
     return Image.fromarray(np.round(array * 255.0).astype(np.uint8))
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

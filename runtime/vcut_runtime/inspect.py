@@ -15,7 +15,10 @@ from vcut_runtime.backends import verdicts
 from vcut_runtime.backends.engine_validity import describe_target, target_verdict
 from vcut_runtime.bundle import open_bundle
 from vcut_runtime.bundle.geometry import SizeRange
+from vcut_runtime.errors import printable
 from vcut_runtime.schedule.named import QUICK
+
+_MOST = 1000  # characters of a text
 
 
 def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
@@ -42,12 +45,16 @@ def describe(root: Path, *, hashes: bool = True) -> dict[str, Any]:
 
 
 def render(description: dict[str, Any]) -> Iterator[Any]:
-    """Yield the parts of ``description`` as Rich renderables."""
-    d, model = description, description["model"]
+    """Yield the parts of ``description`` as Rich renderables, for a console without markup."""
+    d = _printable(description)
+    model = d["model"]
     revision = f"revision {(model['revision'] or '')[:12]}"
     weights = f"random weights, seed {model['seed']}" if model["random_weights"] else revision
     cut = "never" if d["cut_step"] > d["steps"] else f"from step {d['cut_step']}"
-    yield Text(f"{model['id']} ({weights})", style="bold")
+    unet = f", with the UNet of {model['unet']['name']}" if model["unet"] else ""
+    yield Text(f"{model['id']} ({weights}){unet}", style="bold")
+    for adapter in model["adapters"]:
+        yield Text(f"LoRA {adapter['file']}, scale {adapter['scale']:g}, sha256 {adapter['sha256'][:12]}")
     yield (
         f"{d['frames']} frames of {d['height']}x{d['width']}, {d['precision']}, operators for a "
         f"{d['operators'].upper()}, TCA {d['tca']}, {d['steps']} steps, conditional only {cut}, "
@@ -67,28 +74,37 @@ def render(description: dict[str, Any]) -> Iterator[Any]:
         about = f"{name}\n{_size(graph['bytes'])}, {graph['weights']}\n{graph['sha256'][:12]}"
         if graph["contrib"]:
             about += f"\nand for ONNX Runtime's CPU\n{graph['contrib']['sha256'][:12]}"
-        graphs.add_row(Text(about), Text("\n".join(tensors)))
+        graphs.add_row(about, "\n".join(tensors))
     yield graphs
     files = Table("weights", "size", "sha256")
     for name, entry in d["weights"].items():
         files.add_row(name, _size(entry["bytes"]), entry["sha256"][:12])
     yield files
     for target, engines in d["engines"].items():
-        yield Text(f"engines {target}: {engines['library']} {engines['version']}, {engines['for']}")
+        yield f"engines {target}: {engines['library']} {engines['version']}, {engines['for']}"
         heads = ("engine", "size", "activations", "weights", "layers", "built in")
         table = Table(*heads, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)  # the longest name fits
         for name, engine in engines["engines"].items():
             sizes = [_size(engine[key]) for key in ("bytes", "activation_bytes", "weight_bytes")]
             table.add_row(name, *sizes, str(engine["layers"]), f"{engine['build_seconds']:.0f} s")
         yield table
-        yield Text(f"valid on this machine: {engines['valid_here']}")
+        yield f"valid on this machine: {engines['valid_here']}"
     backends = Table("backend", Column("runs here", overflow="fold"))  # a path may be longer than a line
     for name, verdict in d["runs_here"].items():
-        backends.add_row(name, Text(verdict))  # its brackets are no markup
+        backends.add_row(name, verdict)
     yield backends
 
 
-def _schedule(name: str, schedule: list[dict[str, Any]], measured: dict[str, Any] | None) -> Text:
+def _printable(value: Any) -> Any:
+    """Return a part of a description with every text of it as one short line: a bundle may say anything."""
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    return printable(value, _MOST) if isinstance(value, str) else value
+
+
+def _schedule(name: str, schedule: list[dict[str, Any]], measured: dict[str, Any] | None) -> str:
     """Return a schedule in a line: its work, and what it was measured as."""
     guided = sum(step["bias"] == "both" for step in schedule)
     line = f"schedule {name}: {len(schedule)} steps, {guided} of them guided"
@@ -97,7 +113,7 @@ def _schedule(name: str, schedule: list[dict[str, Any]], measured: dict[str, Any
         line += f", {measured['psnr']:.1f} dB{least} to the converged video, {measured['seconds']:.2g} s"
     elif name in QUICK:
         line += ", untuned: see vcut tune"
-    return Text(line)
+    return line
 
 
 def _tensor(tensor: dict[str, Any]) -> str:

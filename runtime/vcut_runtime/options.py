@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from vcut_runtime.command_options import check_choices, check_numbers, option
+from vcut_runtime.bundle.geometry import MOST
+from vcut_runtime.command_options import MOST_SEED, MOST_THREADS, check_numbers, check_types, option
 from vcut_runtime.errors import UsageError
 from vcut_runtime.guidance import check_guidance, parse_guidance
 from vcut_runtime.images import Fit
@@ -15,6 +17,7 @@ from vcut_runtime.schedule import (
     QualityBias,
     Schedule,
     Solver,
+    Step,
     check_sigmas,
     parse_cut_step,
     parse_sigmas,
@@ -35,11 +38,28 @@ class RunOptions:
         "[default: made from the options below]",
         parse=str,
     )
-    height: int | None = option(None, "Pixels; other sizes need an export with --dynamic. [default: the bundle's]")
-    width: int | None = option(None, "Pixels. [default: the bundle's]")
-    num_frames: int | None = option(None, "Frames of the video. [default: the bundle's]", "--num-frames", "--frames")
+    size: Literal["auto"] | None = option(
+        None,
+        "With auto the video has the size nearest to the photograph's shape, of those that the bundle can make, and "
+        "about the bundle's area. [default: the bundle's size]",
+    )
+    height: int | None = option(
+        None,
+        "Pixels; other sizes need an export with --dynamic. [default: the bundle's]",
+        least=1,
+        most=MOST.height,
+    )
+    width: int | None = option(None, "Pixels. [default: the bundle's]", least=1, most=MOST.width)
+    num_frames: int | None = option(
+        None, "Frames of the video. [default: the bundle's]", "--num-frames", "--frames", least=1, most=MOST.frames
+    )
     num_inference_steps: int | None = option(
-        None, "Denoising steps. [default: the bundle's; 10 of ays, 4 of lcm]", "--num-inference-steps", "--steps"
+        None,
+        "Denoising steps. [default: the bundle's; 10 of ays, 4 of lcm]",
+        "--num-inference-steps",
+        "--steps",
+        least=1,
+        most=MOST_STEPS,
     )
     sigmas: str | Sequence[float] | None = option(
         None,
@@ -51,7 +71,9 @@ class RunOptions:
         "euler",
         "Sampler: euler (diffusers'), dpmpp-2m (DPM-Solver++ 2M), or lcm (for AnimateLCM-SVD; without guidance).",
     )
-    guide_from: int = option(1, "First guided step, 1-based. The steps before it are conditional only.")
+    guide_from: int = option(
+        1, "First guided step, 1-based. The steps before it are conditional only.", least=1, most=MOST_STEPS
+    )
     cut_step: CutStep | None = option(
         None,
         "First step of the quality improvement stage, 1-based; none guides every step. "
@@ -62,6 +84,8 @@ class RunOptions:
         1,
         "Run the deep layers in every so many steps only and reuse their output between (DeepCache): faster, and "
         "another video. More than 1 needs a bundle exported with --deep-cache.",
+        least=1,
+        most=MOST_STEPS,
     )
     quality_bias: QualityBias = option(
         "mean", "Bias of the quality improvement stage: mean (the paper's Eq. 4) or cond."
@@ -76,35 +100,42 @@ class RunOptions:
         "number for each frame, such as 1,2,3. [default: linear]",
         parse=parse_guidance,
     )
-    fps: int = option(7, "Frames per second, of the video and as a condition of the model.")
-    motion_bucket_id: float = option(127, "How much motion, about 1 to 255.")
-    noise_aug_strength: float = option(0.02, "Noise added to the photograph.")
-    seed: int | None = option(None, "Seed; image i gets seed + i. [default: random]")
-    decode_chunk: int | None = option(None, "Frames decoded at a time. [default: the bundle's]")
-    decode_overlap: int | None = option(
-        None, "Frames decoded on each side of a chunk for context and not kept. [default: the bundle's]"
+    fps: float = option(7, "Frames per second, as a condition of the model.", least=1, most=1000)
+    output_fps: float | None = option(
+        None, "Frames per second that the video plays at. [default: those of --fps]", least=1, most=1000
     )
-    fit: Fit = option("stretch", "How to fit an image of another shape: stretch (as diffusers does) or crop.")
+    motion_bucket_id: float = option(127, "How much motion, about 1 to 255.")
+    noise_aug_strength: float = option(0.02, "Noise added to the photograph.", least=0)
+    seed: int | None = option(None, "Seed; image i gets seed + i. [default: random]", least=0, most=MOST_SEED)
+    decode_chunk_size: int | None = option(
+        None,
+        "Frames decoded at a time. [default: the bundle's]",
+        "--decode-chunk-size",
+        "--decode-chunk",
+        least=1,
+        most=MOST.frames,
+    )
+    decode_overlap: int | None = option(
+        None,
+        "Frames decoded on each side of a chunk for context and not kept. [default: the bundle's]",
+        least=0,
+        most=MOST.frames,
+    )
+    fit: Fit = option(
+        "stretch",
+        "How to fit an image of another shape: stretch (as diffusers does), crop, pad (black borders) or blur (borders "
+        "of the blurred image).",
+    )
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_numbers(
-            self,
-            num_inference_steps=1,
-            guide_from=1,
-            cache_interval=1,
-            fps=1,
-            noise_aug_strength=0,
-            seed=0,
-            decode_chunk=1,
-            decode_overlap=0,
-        )
-        if self.fps > 1000:
-            raise UsageError(f"fps is {self.fps}: give at most 1000")
-        if not (self.cut_step is None or self.cut_step == "none" or isinstance(self.cut_step, int)):
-            raise UsageError(f"cut_step is {self.cut_step!r}: give a step, or 'none' to guide every step")
-        if (self.num_inference_steps or 0) > MOST_STEPS:
-            raise UsageError(f"num_inference_steps is {self.num_inference_steps}: give at most {MOST_STEPS}")
+        check_types(self)
+        check_numbers(self)
+        if self.size is not None and (self.height, self.width) != (None, None):
+            raise UsageError("size excludes height and width: leave one of them out")
+        if self.schedule is not None and not isinstance(self.schedule, str):
+            if not all(isinstance(step, Step) for step in self.schedule):
+                raise UsageError("schedule is a list of other things than steps: give a name, or rows of class Step")
+            object.__setattr__(self, "schedule", tuple(self.schedule))
         if self.sigmas is not None:
             object.__setattr__(self, "sigmas", check_sigmas(self.sigmas))
         object.__setattr__(self, "guidance", check_guidance(self.guidance))
@@ -118,7 +149,9 @@ class RunOptions:
 class BackendOptions:
     """How a backend runs. Backends ignore options that they do not use."""
 
-    threads: int | None = option(None, "CPU threads of ONNX Runtime. [default: its own choice]")
+    threads: int | None = option(
+        None, "CPU threads of ONNX Runtime. [default: its own choice]", least=1, most=MOST_THREADS
+    )
     low_memory: bool | None = option(
         None,
         "Keep the weights of one stage at a time on the GPU. [default: if not all fit]",
@@ -129,4 +162,5 @@ class BackendOptions:
     )
 
     def __post_init__(self) -> None:
-        check_numbers(self, threads=1)
+        check_types(self)
+        check_numbers(self)

@@ -37,13 +37,24 @@ class RunPlan:
     constants: dict[str, np.ndarray]
 
 
-def plan_run(manifest: Manifest, options: RunOptions, most_decoded: int | None = None) -> RunPlan:
-    """Return what a run with ``options`` does; ``most_decoded`` is the most frames that the backend decodes at a time.
+def plan_run(
+    manifest: Manifest,
+    options: RunOptions,
+    most_decoded: int | None = None,
+    photo_size: tuple[int, int] | None = None,
+) -> RunPlan:
+    """Return what a run with ``options`` does.
+
+    Args:
+        manifest: of the bundle.
+        options: of the run.
+        most_decoded: the most frames that the backend decodes at a time.
+        photo_size: width and height of the photograph, for the size ``auto``; None plans the bundle's size.
 
     Raises:
         UsageError: an option does not fit the bundle.
     """
-    sizes = choose_sizes(manifest, options)
+    sizes = choose_sizes(manifest, options, photo_size)
     scales = _guidance_scale(manifest, options, sizes.frames)
     constants = {
         "noise_aug_strength": np.array([options.noise_aug_strength], dtype=np.float32),
@@ -55,8 +66,8 @@ def plan_run(manifest: Manifest, options: RunOptions, most_decoded: int | None =
     return RunPlan(sizes, schedule, _chunks(manifest, options, sizes, most_decoded), constants)
 
 
-def choose_sizes(manifest: Manifest, options: RunOptions) -> Sizes:
-    """Return the sizes of a video: those of the options, else the bundle's.
+def choose_sizes(manifest: Manifest, options: RunOptions, photo_size: tuple[int, int] | None = None) -> Sizes:
+    """Return the sizes of a video: those of the options, else the bundle's; for ``auto`` the photograph's shape.
 
     Raises:
         UsageError: the bundle cannot make them; the message says what it can, or which export could.
@@ -69,7 +80,11 @@ def choose_sizes(manifest: Manifest, options: RunOptions) -> Sizes:
         option = "num_frames" if name == "frames" else name
         can = str(sizes) if name in manifest.dynamic else f"{own} only: export it with --dynamic {name}=MIN:MAX"
         raise UsageError(f"{option} is {value}, this bundle makes {can}")
-    return Sizes(*(own if value is None else value for own, value in zip(manifest.sizes, given, strict=True)))
+    sizes = Sizes(*(own if value is None else value for own, value in zip(manifest.sizes, given, strict=True)))
+    if options.size == "auto" and photo_size is not None:
+        height, width = manifest.geometry.size_of_shape(photo_size[0] / photo_size[1])
+        sizes = sizes._replace(height=height, width=width)
+    return sizes
 
 
 def choose_schedule(manifest: Manifest, options: RunOptions, *, guided: bool = True) -> Schedule:
@@ -159,16 +174,16 @@ def resize_matrices(manifest: Manifest, sizes: Sizes) -> dict[str, np.ndarray]:
 
 def _chunks(manifest: Manifest, options: RunOptions, sizes: Sizes, most: int | None) -> list[Chunk]:
     usual = manifest.decode_chunk if most is None else min(manifest.decode_chunk, most)
-    chunk = usual if options.decode_chunk is None else options.decode_chunk
+    chunk = usual if options.decode_chunk_size is None else options.decode_chunk_size
     fixed = manifest.geometry.decode_frames
     if fixed is not None and chunk != fixed:
         raise UsageError(
-            f"decode_chunk is {chunk}, this bundle decodes {fixed} frames at a time: "
+            f"decode_chunk_size is {chunk}, this bundle decodes {fixed} frames at a time: "
             f"export it with --decode-chunk {chunk}"
         )
     if most is not None and chunk > most:
         raise UsageError(
-            f"decode_chunk is {chunk}, the decode engine takes up to {most} frames: give at most {most}, "
+            f"decode_chunk_size is {chunk}, the decode engine takes up to {most} frames: give at most {most}, "
             f"or run 'vcut build --decode-chunk {chunk}'"
         )
     overlap = options.decode_overlap

@@ -14,14 +14,16 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from vcut_runtime.errors import VcutError
+from vcut_runtime.errors import VcutError, escaped, printable
 
 JSON = typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 QUIET = typer.Option("--quiet", "-q", help="Show no progress.")
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+# Texts are printed as they are: brackets and colons of a path or of a bundle are no markup and no emoji.
+stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+stdout = Console(highlight=False, markup=False, emoji=False)
 
 
 def run_app(app: typer.Typer, name: str) -> None:
@@ -38,6 +40,9 @@ def run_app(app: typer.Typer, name: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
         code = _complain("out of memory: close other programs, or choose smaller sizes", 1)
+    except OSError as error:  # of a path that no command has looked at beforehand
+        where = f"{error.filename}: " if error.filename else ""
+        code = _complain(f"{where}{error.strerror or error}: check the path, its permissions and the disk", 1)
     except Exception as error:
         # Typer's parser raises its library's exceptions, whose module differs between Typer versions.
         kinds = {kind.__name__ for kind in type(error).__mro__}
@@ -60,6 +65,13 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def say(*parts: str | tuple[str, str]) -> None:
+    """Print a line on standard error. A part is a text, or a text and its style."""
+    pairs = ((part, "") if isinstance(part, str) else part for part in parts)
+    styled = (Text(escaped(text), style) for text, style in pairs)
+    stderr.print(Text().join(styled), soft_wrap=True)
+
+
 @contextmanager
 def stages(quiet: bool) -> Iterator[Any]:
     """Yield a function that shows a named stage while it runs and its time when it is done."""
@@ -71,9 +83,9 @@ def stages(quiet: bool) -> Iterator[Any]:
     @contextmanager
     def shown(name: str) -> Iterator[None]:
         start = time.perf_counter()
-        with stderr.status(name):
+        with stderr.status(Text(name)):
             yield
-        stderr.print(f"[green]✓[/green] {name:32} [dim]{time.perf_counter() - start:6.1f} s[/dim]")
+        say(("✓", "green"), f" {name:32} ", (f"{time.perf_counter() - start:6.1f} s", "dim"))
 
     yield silent if quiet else shown
 
@@ -83,7 +95,7 @@ def progress_bars(quiet: bool) -> Iterator[Any]:
     """Yield a ``progress(stage, done, total)`` function that draws one bar per stage."""
     columns = (
         SpinnerColumn(finished_text="[green]✓[/green]"),
-        TextColumn("{task.description:20}"),
+        TextColumn("{task.description:20}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -104,9 +116,9 @@ def build_progress(quiet: bool) -> Iterator[Any]:
     """Yield a ``progress(graph, phase, done, total)`` function: a line per engine, with the builder's own phase."""
     columns = (
         SpinnerColumn(finished_text="[green]✓[/green]"),
-        TextColumn("{task.description:34}"),
+        TextColumn("{task.description:34}", markup=False),
         TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[phase]}[/dim]"),
+        TextColumn("{task.fields[phase]}", style="dim", markup=False),
     )
     bars = Progress(*columns, console=stderr, disable=quiet)
     tasks: dict[str, Any] = {}
@@ -127,7 +139,7 @@ def build_progress(quiet: bool) -> Iterator[Any]:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -7,11 +7,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 _CHANNELS = (320, 640, 1280, 1280)  # diffusers' defaults
 _DOWN = ("CrossAttnDownBlockSpatioTemporal",) * 3 + ("DownBlockSpatioTemporal",)
 _UP = ("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 3
+
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=64)]  # of layers
+_Width = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]  # channels, heads
+_Levels = msgspec.Meta(min_length=1, max_length=8)
+
+
+class _Config(msgspec.Struct):
+    """The part of a UNet's configuration that decides its cost; an absent field has diffusers' default."""
+
+    block_out_channels: Annotated[tuple[_Width, ...], _Levels] = _CHANNELS
+    down_block_types: tuple[str, ...] = _DOWN
+    up_block_types: tuple[str, ...] = _UP
+    layers_per_block: _Count | tuple[_Count, ...] = 2
+    transformer_layers_per_block: _Count | tuple[_Count, ...] = 1
+    num_attention_heads: _Width | tuple[_Width, ...] = 5
+    projection_class_embeddings_input_dim: _Width = 768
+    in_channels: _Width = 8
+    out_channels: _Width = 4
+
+
+def check_unet(config: Mapping[str, Any]) -> None:
+    """Check that the functions here can read a UNet's configuration.
+
+    Raises:
+        ValueError: they cannot; the message says why, on one line.
+    """
+    unet = msgspec.convert(config, _Config)  # its error is a ValueError
+    for name in msgspec.structs.asdict(unet):
+        value = getattr(unet, name)
+        if isinstance(value, tuple) and len(value) != len(unet.block_out_channels):
+            raise ValueError(f"{name} has {len(value)} entries for {len(unet.block_out_channels)} levels")
 
 
 @dataclass(frozen=True)

@@ -126,11 +126,11 @@ def test_a_bound_out_of_reach_saves_nothing_and_fails(
     ("options", "says"),
     [
         ({"min_psnr": 70.0}, "min_psnr is 70: give at most 60"),
-        ({"min_psnr": 1.0}, "min_psnr is 1.0: give at least 10"),
+        ({"min_psnr": 1.0}, "min_psnr is 1: give at least 10"),
         ({"seeds": 0}, "seeds is 0: give at least 1"),
         ({"save": "exact"}, "the schedule exact always means the same"),
         ({"save": "a/b"}, "'a/b' is no name of a schedule"),
-        ({"fit": "pad"}, "unknown fit 'pad'"),
+        ({"fit": "zoom"}, "unknown fit 'zoom'"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], says: str) -> None:

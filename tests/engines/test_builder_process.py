@@ -61,7 +61,7 @@ def test_a_graph_that_the_library_refuses(bundle_copy: Path, cache: Path, monkey
 def builder(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
     """Let a shell script play the builder's process."""
     program = folder / "builder"
-    program.write_text(f"#!/bin/sh\ncat > /dev/null\n{script}\n")
+    program.write_text(f"#!/bin/sh\nread -r job\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
 

@@ -21,8 +21,8 @@ def test_the_defaults() -> None:
     [
         ({"engines": "openvino"}, "unknown engines 'openvino': choose auto, tensorrt-rtx, tensorrt, none"),
         ({"engines": "none", "gpu": "a10"}, "--gpu a10 is given but --engines none builds nothing: leave one"),
-        ({"workspace": 0.0}, "--workspace 0.0 is not a number of gigabytes: give 0.001 to 10000"),
-        ({"workspace": float("nan")}, "--workspace nan is not a number of gigabytes"),
+        ({"workspace": 0.0}, "workspace is 0: give at least 0.001"),
+        ({"workspace": float("nan")}, "workspace is nan: give a finite number"),
     ],
 )
 def test_what_no_machine_can_do_is_refused_at_once(values: dict[str, Any], says: str, tmp_path: Path) -> None:

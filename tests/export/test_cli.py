@@ -13,6 +13,7 @@ import typer
 
 import vcut_export.cli as cli
 from building import GRAPHS, PORTABLE, build_at_once
+from commands import run_here
 from exporting import changed, state
 from vcut_engines import BuildResult
 from vcut_runtime import UsageError, VcutError, open_bundle
@@ -71,11 +72,11 @@ def test_progress_time_and_memory_are_shown_or_silenced(small_checkpoint: Path, 
         (["--model", "svd-tiny", "--precision", "bf16", "--verify"], "needs a GPU"),
         (["--model", "svd-tiny", "--precision", "fp16", "--operators", "cpu"], "needs --precision fp32"),
         (["--model", "svd-tiny", "--dynamic", "frames"], "write it as frames=8:25"),
-        (["--model", "svd-tiny", "--dynamic", "width=64:128"], "leaves out --width 96"),
+        (["--model", "svd-tiny", "--dynamic", "width=128:192"], "leaves out --width 96"),
     ],
 )
 def test_misuse_is_one_line_and_exit_2(options: list[str], says: str, tmp_path: Path) -> None:
-    done = run("vcut-export", *options, *(["-o", tmp_path / "bundle"] if options else []))
+    done = run_here(cli.main, *options, *(["-o", tmp_path / "bundle"] if options else []))
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("error: ")

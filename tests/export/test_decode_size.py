@@ -117,7 +117,7 @@ def test_frames_are_those_of_their_chunks(chunked: Path, photo: Image.Image) -> 
 @pytest.mark.slow
 def test_another_chunk_is_refused_with_what_to_do(chunked: Path, photo: Image.Image) -> None:
     with pytest.raises(UsageError, match="decodes 5 frames at a time: export it with --decode-chunk 3"):
-        Pipeline.load(chunked, "onnxruntime-cpu")(photo, decode_chunk=3)
+        Pipeline.load(chunked, "onnxruntime-cpu")(photo, decode_chunk_size=3)
     with pytest.raises(UsageError, match="takes 5 frames at a time"):
         build(chunked, engines="tensorrt-rtx", decode_chunk=3)
 

@@ -18,6 +18,7 @@ import pytest
 
 from conftest import FP32, make_checkpoint
 from exporting import again, state
+from places import close
 from vcut_export import export
 from vcut_runtime import BundleError, Pipeline, UsageError, VcutError, open_bundle
 from vcut_runtime.bundle import transaction
@@ -291,3 +292,15 @@ def test_a_hub_id_loads_from_the_hub_cache(small_checkpoint: Path, tmp_path: Pat
     assert done.returncode == 1
     assert "cannot reach the hub for acme/unknown" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "closed/folder"])
+def test_places_that_cannot_be_looked_at(
+    name: str, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close(tmp_path / "closed", monkeypatch)
+    why = r"\((File name too long|Permission denied)\): check the path"
+    with pytest.raises(UsageError, match=rf"^cannot look at the model .* {why}"):
+        export(str(tmp_path / name), tmp_path / "bundle", **FP32)
+    with pytest.raises(UsageError, match=rf"^cannot look at the output .* {why}"):
+        export(str(small_checkpoint), tmp_path / name, **FP32)

@@ -18,12 +18,18 @@ from vcut_export.fingerprint import code_fingerprint
 from vcut_export.options import ALL, STEPS
 from vcut_runtime.bundle.graph import GRAPHS, Tensor
 
+LORA = Path(__file__).parents[2] / "export/vcut_export/svd_tiny/unet/diffusion_pytorch_model.safetensors"  # any file
 FULL_STEPS = {"semantic_binding", "quality_improvement"}
+SHAPING = {f"{name}.py" for name in ("folders", "original", "original_names", "tensors", "weights")}
 BEFORE: dict[str, Any] = {"width": 128, "operators": "gpu", "deep_cache": True}
 CHANGED: dict[str, Any] = {
     "revision": "abc",
+    "preset": "svd-xt",
+    "unet": "fine-tune.safetensors",
     "random_weights": True,
     "seed": 1,
+    "lora": (str(LORA),),
+    "ignore_unexpected": True,
     "height": 128,
     "width": 192,
     "frames": 15,
@@ -118,7 +124,7 @@ def package(tmp_path: Path) -> Path:
 def test_only_code_that_shapes_graphs_counts(package: Path) -> None:
     before = code_fingerprint(package)
     for path in package.rglob("*.py"):
-        shaping = "graphs" in path.parts or path.name == "weights.py"
+        shaping = bool({"graphs", "lora"} & {*path.parts}) or path.name in SHAPING
         original = path.read_text("utf-8")
         path.write_text(f"{original}\n_EDITED = 1\n", "utf-8")
         assert (code_fingerprint(package) != before) == shaping, path

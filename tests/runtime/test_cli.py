@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from commands import run_here
 from fakes import add_fake_engines
+from vcut_runtime import cli
 from vcut_runtime.inspect import describe, render
 
 
@@ -52,6 +54,40 @@ def test_run_writes_a_video(small_bundle: Path, photo_file: Path, tmp_path: Path
         assert sum(1 for _ in container.decode(video=0)) == 3
 
 
+def test_a_stretched_photograph_is_one_line_and_a_note(small_bundle: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (200, 300)).save(tmp_path / "tall.png")
+    arguments = ("run", small_bundle, tmp_path / "tall.png", "-o", tmp_path / "out.gif")
+    note = "the image of 200x300 is stretched 1.50 x in width to 32x32: --fit crop, pad or blur keeps its shape"
+    lines = vcut(*arguments).stderr.splitlines()
+    assert [line for line in lines if "is stretched" in line] == [f"tall.png: {note}"]
+    assert json.loads(vcut(*arguments, "--json").stdout)["videos"][0]["notes"] == [note]
+    assert vcut(*arguments, "-q").stderr == ""
+    done = vcut(*arguments, "--fit", "blur", "--output-fps", 4.5, "--quality", 50)
+    assert done.returncode == 0, done.stderr
+    assert "is stretched" not in done.stderr
+
+
+def test_the_size_follows_each_photograph(dynamic_bundle: Path, tmp_path: Path) -> None:
+    images = [tmp_path / "tall.png", tmp_path / "wide.png"]
+    for path, size in zip(images, ((100, 900), (400, 200)), strict=True):
+        Image.new("RGB", size).save(path)
+    done = vcut("run", dynamic_bundle, *images, "--size", "auto", "-o", tmp_path / "out.gif", "--json")
+    assert done.returncode == 0, done.stderr
+    videos = json.loads(done.stdout)["videos"]
+    assert [(video["height"], video["width"]) for video in videos] == [(48, 24), (24, 48)]
+    assert [len(video["notes"]) for video in videos] == [1, 0]
+    assert Image.open(tmp_path / "out-2.gif").size == (48, 24)
+
+
+def test_a_photograph_is_not_replaced_by_its_video(small_bundle: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.webp")
+    before = (tmp_path / "photo.webp").read_bytes()
+    assert "would be replaced by its video" in error(
+        vcut("run", small_bundle, tmp_path / "photo.webp", "-o", tmp_path / "photo.webp"), 2
+    )
+    assert (tmp_path / "photo.webp").read_bytes() == before
+
+
 def test_run_with_several_images_numbers_the_outputs(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
     done = vcut("run", small_bundle, photo_file, photo_file, "-o", tmp_path / "out.gif", "--seed", 1, "--json")
     assert done.returncode == 0, done.stderr
@@ -73,10 +109,15 @@ def test_quiet_is_quiet(small_bundle: Path, photo_file: Path, tmp_path: Path) ->
     ("options", "says"),
     [
         (["-o", "out.avi"], "unknown output"),
+        (["-o", ".mp4"], ".mp4 has a suffix and no name: name it as out.mp4"),
+        (["-o", "/dev/null"], "/dev/null is a device or a pipe: name a file"),
+        (["-o", "x" * 252 + ".mp4"], "is longer than 255 bytes; choose a shorter one"),
+        (["--quality", "0"], "quality is 0: give 1 to 100"),
+        (["--size", "large"], "unknown size 'large': choose auto"),
         (["--cut-step", "9"], "outside 1..5"),
         (["--cut-step", "soon"], "is not a number"),
         (["--quality-bias", "median"], "unknown quality_bias 'median': choose mean, cond"),
-        (["--fit", "pad"], "unknown fit 'pad': choose stretch, crop"),
+        (["--fit", "zoom"], "unknown fit 'zoom': choose stretch, crop, pad, blur"),
         (["--schedule", "quick"], "unknown schedule 'quick': choose vcut, exact, balanced, fast"),
         (["--sigmas", "1,2,0"], "sigmas must be positive and fall from step to step"),
         (["--solver", "heun"], "unknown solver 'heun': choose euler, dpmpp-2m, lcm"),
@@ -98,7 +139,7 @@ def test_misuse_is_one_line_and_exit_2(small_bundle: Path, photo_file: Path, opt
 
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             pytest.skip("CUDA is available here")
-    assert says in error(vcut("run", small_bundle, photo_file, *options), 2)
+    assert says in error(run_here(cli.main, "run", small_bundle, photo_file, *options), 2)
 
 
 def test_a_named_schedule_is_played(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
@@ -113,6 +154,16 @@ def test_a_named_schedule_is_played(small_bundle: Path, photo_file: Path, tmp_pa
 
 def test_a_missing_image_is_misuse(small_bundle: Path, tmp_path: Path) -> None:
     assert "no image at" in error(vcut("run", small_bundle, tmp_path / "x.jpg", "-q"), 2)
+
+
+def test_an_image_that_cannot_be_looked_at_is_misuse(small_bundle: Path) -> None:
+    said = error(vcut("run", small_bundle, "x" * 300, "-q"), 2)
+    assert said.endswith("(File name too long): check the path and its permissions")
+
+
+def test_a_url_is_misuse(small_bundle: Path) -> None:
+    done = vcut("run", small_bundle, "https://example.com/photo.jpg", "-q")
+    assert "the image is a URL (https:/...) and vcut opens no connection: download it" in error(done, 2)
 
 
 def test_what_is_finished_is_saved_before_the_next_image(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
@@ -149,7 +200,7 @@ def test_inspect_cuts_nothing_off_at_80_columns(deep_bundle: Path, tmp_path: Pat
     for engines in described["engines"].values():
         for engine in engines["engines"].values():
             engine |= {"bytes": 146_780_000, "build_seconds": 134.0, "layers": 1234}
-    console = Console(width=80)
+    console = Console(width=80, markup=False)
     with console.capture() as large:
         console.print(*render(described))
     for text in (shown, large.get()):
@@ -165,16 +216,16 @@ def test_sizes_are_options_of_a_run(dynamic_bundle: Path, photo_file: Path, tmp_
     frames = sorted((tmp_path / "frames").glob("frame-*.png"))
     assert [Image.open(frame).size for frame in frames] == [(48, 24)] * 2
     wrong = vcut("run", dynamic_bundle, photo_file, "-o", tmp_path / "none", "--height", 23)
-    assert error(wrong, 2) == "error: height is 23, this bundle makes 24..48 in steps of 4"
+    assert error(wrong, 2) == "error: height is 23, this bundle makes 24..48 in steps of 2"
     assert not (tmp_path / "none").exists()
 
 
 def test_inspect_shows_the_sizes_that_a_run_may_choose(dynamic_bundle: Path) -> None:
     shown = " ".join(vcut("inspect", dynamic_bundle).stdout.split())
-    assert "a run may choose frames 2..5, height 24..48 in steps of 4, width 24..48 in steps of 4" in shown
+    assert "a run may choose frames 2..5, height 24..48 in steps of 2, width 24..48 in steps of 2" in shown
     described = json.loads(vcut("inspect", dynamic_bundle, "--json").stdout)
     assert described["dynamic"]["frames"] == {"min": 2, "max": 5, "multiple": 1}
-    assert described["dynamic"]["width"] == {"min": 24, "max": 48, "multiple": 4}
+    assert described["dynamic"]["width"] == {"min": 24, "max": 48, "multiple": 2}
     tensors = {tensor["name"]: tensor["shape"] for tensor in described["graphs"]["condition"]["inputs"]}
     assert tensors["resize_rows"] == [224, "H"]
 

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from vcut_runtime import UsageError
-from vcut_runtime.command_options import check_choices, check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import check_numbers, check_types, merge, option, takes_options
 
 
 def level(text: str) -> int | Literal["off"]:
@@ -27,17 +27,18 @@ def level(text: str) -> int | Literal["off"]:
 class Paint:
     """Options of a made-up command."""
 
-    size: int = option(3, "Size in pixels.")
-    depth: float | None = option(None, "Depth in metres. [default: measured]", "--depth", "-d")
+    size: int = option(3, "Size in pixels.", least=1, most=100)
+    depth: float | None = option(None, "Depth in metres. [default: measured]", "--depth", "-d", least=0)
     mode: Literal["fast", "good"] = option("good", "How to paint.")
     tone: Literal["dark", "light"] | None = option(None, "Tone. [default: none]")
     level: int | Literal["off"] | None = option(None, "Level. [default: chosen]", parse=level)
+    colours: tuple[str, ...] = option((), "Colours, one after the other.", "--colour")
     shiny: bool = option(True, "Whether it shines.", "--shiny/--no-shiny")
     hidden: int = option(7, "Not of the command line.", command=False)
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_numbers(self, size=1, depth=0)
+        check_types(self)
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,10 @@ def test_without_flags_a_command_gets_the_defaults(invoke: Invoke) -> None:
 
 
 def test_flags_fill_the_records(invoke: Invoke) -> None:
-    flags = "--size 5 -d 0.5 --mode fast --tone dark --level 9 --no-shiny --border 2 --count 4"
-    paint = Paint(size=5, depth=0.5, mode="fast", tone="dark", level=9, shiny=False)
+    flags = (
+        "--size 5 -d 0.5 --mode fast --tone dark --level 9 --colour red --colour blue --no-shiny --border 2 --count 4"
+    )
+    paint = Paint(5, 0.5, "fast", "dark", 9, ("red", "blue"), shiny=False)
     assert invoke("north", *flags.split()) == ("north", paint, Frame(2), 4)
     assert invoke("north", "--level", "off")[1] == Paint(level="off")
 
@@ -93,6 +96,7 @@ def test_help_shows_every_flag_with_its_text_and_default(invoke: Invoke) -> None
     for text in ("Depth in metres. [default: measured]", "Level. [default: chosen]", "Tone. [default: none]"):
         assert text in shown
     assert "How to paint. [default: good]" in shown
+    assert "Colours, one after the other. │" in shown
     assert "hidden" not in shown
 
 
@@ -103,7 +107,9 @@ def test_help_shows_every_flag_with_its_text_and_default(invoke: Invoke) -> None
         (["--tone", "grey"], "unknown tone 'grey': choose dark, light"),
         (["--level", "high"], "level is 'high': give a number, or off"),
         (["--size", "0"], "size is 0: give at least 1"),
+        (["--size", "99999999999999999999"], "size is 99999999999999999999: give at most 100"),
         (["--depth", "nan"], "depth is nan: give a finite number"),
+        (["--depth", "1e39"], "depth is 1e+39: give a number that is finite in float32"),
         (["--depth", "-0.5"], "depth is -0.5: give at least 0"),
     ],
 )
@@ -133,7 +139,7 @@ def test_merge_takes_a_record_keywords_or_both() -> None:
     [
         ("sizes", "unknown option 'sizes': did you mean size?"),
         ("Mode", "unknown option 'Mode': did you mean mode?"),
-        ("zzz", "unknown option 'zzz': choose from size, depth, mode, tone, level, shiny, hidden"),
+        ("zzz", "unknown option 'zzz': choose from size, depth, mode, tone, level, colours, shiny, hidden"),
     ],
 )
 def test_an_unknown_keyword_is_refused_with_the_closest_one(keyword: str, says: str) -> None:

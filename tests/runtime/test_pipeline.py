@@ -16,9 +16,11 @@ from PIL import Image
 import reference
 from conftest import psnr
 from example_manifest import example
+from fakes import Recorder
 from vcut_runtime import Bundle, Pipeline, RunOptions, Step, UsageError
-from vcut_runtime.bundle.graph import GRAPHS, sized
+from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Manifest, TensorSpec
+from vcut_runtime.noise import after_step, normal
 from vcut_runtime.schedule import GRIDS, choose_sigmas
 
 SHAPE = (14, 4, 8, 12)
@@ -105,10 +107,10 @@ def test_options_mean_what_they_mean_in_diffusers(
     theirs = reference.load(tiny_checkpoint)
     reference.inject(theirs, monkeypatch, noise)
     want = diffusers_frames(theirs, image, latents, decode_chunk_size=5, **options)
-    got = folded(image, cut_step="none", latents=latents, noise=noise, decode_chunk=5, **options)
+    got = folded(image, cut_step="none", latents=latents, noise=noise, decode_chunk_size=5, **options)
     assert psnr(got.frames, want) >= 50
     assert got.fps == 12
-    plain = folded(image, cut_step="none", latents=latents, noise=noise, decode_chunk=5, num_inference_steps=4)
+    plain = folded(image, cut_step="none", latents=latents, noise=noise, decode_chunk_size=5, num_inference_steps=4)
     assert psnr(plain.frames, want) < 45  # the options matter
 
 
@@ -133,7 +135,7 @@ def test_other_sizes_than_the_bundles_are_diffusers_too(
     slim_dynamic_bundle: Path, slim_checkpoint: Path, photo: Image.Image, monkeypatch: Any
 ) -> None:
     pipeline, draw = Pipeline.load(slim_dynamic_bundle), np.random.default_rng(5)
-    for frames, height, width in ((5, 128, 64), (3, 64, 192), (14, 64, 128)):
+    for frames, height, width in ((5, 128, 64), (3, 72, 184), (4, 104, 88), (14, 64, 128)):
         image = photo.resize((width, height), Image.Resampling.LANCZOS)
         latents = draw.standard_normal((1, frames, 4, height // 8, width // 8), dtype=np.float32)
         noise = draw.standard_normal((1, 3, height, width), dtype=np.float32)
@@ -160,7 +162,7 @@ def test_a_dynamic_bundle_makes_the_video_of_a_fixed_one(
     assert psnr(got, want) >= 60
 
 
-@pytest.mark.parametrize("sizes", [(4, 40, 28), (2, 24, 24), (5, 48, 48), (2, 48, 24)])
+@pytest.mark.parametrize("sizes", [(4, 40, 28), (2, 24, 24), (5, 48, 48), (2, 48, 24), (3, 26, 46)])
 def test_all_sizes_in_the_ranges_are_made(dynamic_bundle: Path, photo: Image.Image, sizes: tuple[int, ...]) -> None:
     frames, height, width = sizes
     pipeline = Pipeline.load(dynamic_bundle)
@@ -179,8 +181,8 @@ def test_all_sizes_in_the_ranges_are_made(dynamic_bundle: Path, photo: Image.Ima
     [
         ({"num_frames": 1}, r"num_frames is 1, this bundle makes 2\.\.5$"),
         ({"num_frames": 6}, r"num_frames is 6"),
-        ({"height": 52}, r"height is 52, this bundle makes 24\.\.48 in steps of 4"),
-        ({"width": 26}, r"width is 26"),
+        ({"height": 52}, r"height is 52, this bundle makes 24\.\.48 in steps of 2"),
+        ({"width": 25}, r"width is 25"),
         ({"width": 0}, r"width is 0"),
         ({"height": 40, "width": -24}, r"width is -24"),
         ({"height": 24, "latents": np.zeros((1, 4, 4, 20, 14))}, "latents has shape"),
@@ -346,7 +348,9 @@ def test_chunks_of_every_size_agree_with_diffusers_chunks(
     reference.inject(theirs, monkeypatch, noise)
     for chunk in (1, 13, 14, 99):  # 13 leaves a chunk of a single frame
         want = diffusers_frames(theirs, image, latents, num_inference_steps=1, decode_chunk_size=chunk)
-        got = folded(image, cut_step="none", num_inference_steps=1, latents=latents, noise=noise, decode_chunk=chunk)
+        got = folded(
+            image, cut_step="none", num_inference_steps=1, latents=latents, noise=noise, decode_chunk_size=chunk
+        )
         assert psnr(got.frames, want) >= 50
 
 
@@ -417,7 +421,7 @@ def test_a_failing_callback_stops_the_run(small: Pipeline, photo: Image.Image) -
 
 
 def test_a_callback_cannot_use_its_own_pipeline(small: Pipeline, photo: Image.Image) -> None:
-    with pytest.raises(UsageError, match="make it afterwards"):
+    with pytest.raises(UsageError, match="do it afterwards"):
         small(photo, seed=0, callback=lambda *_: small(photo))
 
 
@@ -437,7 +441,7 @@ def test_the_time_of_a_video_is_that_of_its_steps(small: Pipeline, monkeypatch: 
         ({"num_inference_steps": 0}, "at least 1"),
         ({"cut_step": 0}, "outside 1..5"),
         ({"cut_step": 6}, "outside 1..5"),
-        ({"decode_chunk": 0}, "at least 1"),
+        ({"decode_chunk_size": 0}, "at least 1"),
         ({"cache_interval": 0}, "at least 1"),
         ({"cache_interval": 2}, "no shallow steps: export it with --deep-cache"),
         ({"fps": 0}, "at least 1"),
@@ -449,8 +453,8 @@ def test_the_time_of_a_video_is_that_of_its_steps(small: Pipeline, monkeypatch: 
         ({"seed": -1}, "at least 0"),
         ({"latents": np.zeros((1, 3, 4, 16, 17))}, "latents has shape"),
         ({"noise": np.zeros((3, 32, 32))}, "noise has shape"),
-        ({"fit": "pad"}, "unknown fit 'pad': choose stretch, crop"),
-        ({"cut_step": "never"}, "cut_step is 'never': give a step, or 'none'"),
+        ({"fit": "zoom"}, "unknown fit 'zoom': choose stretch, crop, pad, blur"),
+        ({"cut_step": "never"}, "cut_step is 'never': give a whole number or 'none'"),
         ({"schedule": "quick"}, "unknown schedule 'quick': choose vcut, exact, balanced, fast"),
         ({"schedule": ()}, "cannot play the schedule: it has no step"),
         ({"schedule": "exact", "cut_step": 2}, "schedule and cut_step exclude each other"),
@@ -458,7 +462,7 @@ def test_the_time_of_a_video_is_that_of_its_steps(small: Pipeline, monkeypatch: 
         ({"schedule": "vcut", "num_inference_steps": 4}, "schedule and num_inference_steps exclude each other"),
         ({"schedule": "vcut", "quality_bias": "cond"}, "schedule and quality_bias exclude each other"),
         ({"cutstep": 2}, "unknown option 'cutstep': did you mean cut_step"),
-        ({"xyz": 2}, "unknown option 'xyz': choose from schedule, height"),
+        ({"xyz": 2}, "unknown option 'xyz': choose from schedule, size"),
     ],
 )
 def test_impossible_options_are_refused_on_one_line(
@@ -498,6 +502,36 @@ def test_options_come_as_a_record_or_as_keywords(small: Pipeline, photo: Image.I
     assert (other.fps, other.seed) == (9, 3)
     assert np.array_equal(other.frames, small(photo, seed=3, cut_step=1, fps=9).frames)
     assert not np.array_equal(other.frames, video.frames)
+
+
+def test_the_rate_of_the_video_is_not_the_condition(small: Pipeline, photo: Image.Image) -> None:
+    plain = small(photo, seed=3, cut_step=2, fps=9)
+    slow = small(photo, seed=3, cut_step=2, fps=9, output_fps=4.5)
+    assert (plain.fps, slow.fps) == (9, 4.5)
+    assert np.array_equal(plain.frames, slow.frames)
+    assert not np.array_equal(plain.frames, small(photo, seed=3, cut_step=2, fps=4.5).frames)
+
+
+def test_a_video_has_notes_about_its_image(small: Pipeline, photo: Image.Image) -> None:
+    tall = photo.resize((100, 150))
+    (note,) = small.notes(tall)
+    assert "is stretched 1.50 x in width to 32x32" in note
+    assert [video.notes for video in small([tall, photo], seed=1)] == [(note,), ()]
+    assert small.notes(tall, fit="crop") == ()
+
+
+def test_a_size_for_each_photograph(dynamic_bundle: Path, photo: Image.Image) -> None:
+    """As the size by name, injected latents included; without the option the bundle's size stays."""
+    dynamic, tall = Pipeline.load(dynamic_bundle), photo.resize((100, 200))
+    videos = dynamic([tall, photo], seed=5, size="auto")
+    assert [video.frames.shape for video in videos] == [(4, 48, 24, 3), (4, 34, 34, 3)]
+    assert np.array_equal(videos[0].frames, dynamic(tall, seed=5, height=48, width=24).frames)
+    assert dynamic(tall, seed=5).frames.shape == (4, 40, 28, 3)
+    latents = np.random.default_rng(0).standard_normal((1, 4, 4, 24, 12), dtype=np.float32)
+    injected = dynamic(tall, seed=5, size="auto", latents=latents)
+    assert np.array_equal(injected.frames, dynamic(tall, seed=5, height=48, width=24, latents=latents).frames)
+    with pytest.raises(UsageError, match="latents has shape"):
+        dynamic([tall, photo], size="auto", latents=latents)
 
 
 def test_named_schedules_are_those_of_the_cut_steps(small: Pipeline, photo: Image.Image) -> None:
@@ -607,19 +641,18 @@ def test_dpmpp_2m_is_a_loop_over_diffusers_modules(
 
 
 def test_lcm_is_a_loop_over_diffusers_modules(small: Pipeline, without_tca: Any, drawn: dict[str, Any]) -> None:
-    """The noise after a step is what the seed gives after the noises of the image and of the latents."""
+    """The noise after each step is a stream of its own."""
     import torch
 
     levels = GRIDS["lcm"].make(small.manifest.scheduler, 4).tolist()
-    draw = np.random.default_rng(3)
-    first = [draw.standard_normal(drawn[name].shape, dtype=np.float32) for name in ("noise", "latents")]
-    fresh = [torch.from_numpy(draw.standard_normal(first[1].shape, dtype=np.float32)) for _ in range(3)]
+    latents, noise = (normal(3, stream, drawn[name].shape) for stream, name in enumerate(("latents", "noise")))
+    fresh = [torch.from_numpy(normal(3, after_step(step), latents.shape)) for step in (1, 2, 3)]
 
     def jump(x: Any, denoised: list[Any], number: int) -> Any:
         return denoised[-1] + (levels[number] * fresh[number - 1] if number < 4 else 0)
 
     with torch.no_grad():
-        want = own_loop(without_tca, drawn["image"], first[1], first[0], levels, (5, 5), jump)
+        want = own_loop(without_tca, drawn["image"], latents, noise, levels, (5, 5), jump)
     got = small(drawn["image"], seed=3, solver="lcm").frames
     assert want.std() > 10
     assert psnr(got, want) >= 50
@@ -661,49 +694,6 @@ def test_given_rows_are_checked_against_the_bundle(small: Pipeline, photo: Image
     with pytest.raises(UsageError, match=r"this bundle cannot play the schedule: step 3 runs .*_shallow") as caught:
         small(photo, schedule=wrong)
     assert "\n" not in str(caught.value)
-
-
-class Recorder:
-    """A backend without graphs. It keeps the inputs of each run, and fills the outputs with the number of the run."""
-
-    name = "recorder"
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.notes: list[str] = []
-        self.runs: list[tuple[str, dict[str, np.ndarray]]] = []
-
-    def upload(self, value: np.ndarray) -> np.ndarray:
-        return np.array(value)
-
-    def download(self, value: np.ndarray) -> np.ndarray:
-        return value
-
-    def run(self, graph: str, inputs: Any) -> dict[str, np.ndarray]:
-        self.runs.append((graph, dict(inputs)))
-        n = len(inputs["latents"]) if graph == "decode" else 0
-        return {
-            tensor.name: np.full(sized(tensor.shape, {"n": n}), len(self.runs), tensor.dtype)
-            for tensor in self.manifest.graphs[graph].outputs
-        }
-
-    def load(self, graph: str) -> None: ...
-    def wait(self, mark: Any) -> None: ...
-    def check_run(self, sizes: Any, graphs: Any) -> None: ...
-    def step_seconds(self, graph: str, sizes: Any) -> float:
-        return 0.0
-
-    def mark(self) -> float:
-        return 0.0
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
-
-    def peak_memory(self) -> int | None:
-        return None
-
-    def max_decode_chunk(self) -> int | None:
-        return None
 
 
 def recorded(manifest: Manifest, **options: Any) -> list[tuple[str, dict[str, np.ndarray]]]:
@@ -750,7 +740,7 @@ def test_an_input_added_to_a_record_gets_its_default(graph: str, monkeypatch: py
     entry = manifest.graphs[graph]
     entry = msgspec.structs.replace(entry, inputs=(*entry.inputs, TensorSpec("extra", "float32", shape)))
     manifest = msgspec.structs.replace(manifest, graphs={**manifest.graphs, graph: entry})
-    runs = recorded(manifest, num_inference_steps=4, decode_chunk=10)
+    runs = recorded(manifest, num_inference_steps=4, decode_chunk_size=10)
     values = [(len(inputs.get("latents", ())), inputs["extra"]) for name, inputs in runs if name == graph]
     assert len(values) == {"condition": 1, "semantic_binding": 2, "quality_improvement": 2, "decode": 2}[graph]
     for n, value in values:

@@ -149,7 +149,7 @@ def test_guidance_of_one_or_less_guides_nothing(maximum: float, guided: int) -> 
         ({"schedule": "exact", "guide_from": 2}, "schedule and guide_from exclude each other"),
         ({"num_frames": 15}, "num_frames is 15, this bundle makes 14 only: export it with --dynamic frames=MIN:MAX"),
         ({"height": 128}, "height is 128, this bundle makes 64 only"),
-        ({"decode_chunk": 4, "decode_overlap": 2}, "chunks of 4 frames are too small for 2 frames of overlap"),
+        ({"decode_chunk_size": 4, "decode_overlap": 2}, "chunks of 4 frames are too small for 2 frames of overlap"),
     ],
 )
 def test_options_that_do_not_fit_the_bundle_are_refused(options: dict[str, Any], says: str) -> None:
@@ -157,7 +157,7 @@ def test_options_that_do_not_fit_the_bundle_are_refused(options: dict[str, Any],
 
 
 def test_a_schedule_may_stand_with_options_that_are_not_about_steps() -> None:
-    assert schedule(schedule="exact", seed=1, fps=3, fit="crop", decode_chunk=7) == example().schedules["exact"]
+    assert schedule(schedule="exact", seed=1, fps=3, fit="crop", decode_chunk_size=7) == example().schedules["exact"]
 
 
 def test_sizes_are_those_of_the_options_or_the_bundle() -> None:
@@ -170,14 +170,16 @@ def test_sizes_are_those_of_the_options_or_the_bundle() -> None:
 
 def test_a_chunk_that_is_fixed_cannot_be_chosen() -> None:
     assert {chunk.stop - chunk.start for chunk in plan_run(CHUNKED, RunOptions()).chunks} == {8}
-    assert plan_run(CHUNKED, RunOptions(decode_chunk=8)).chunks == plan_run(CHUNKED, RunOptions()).chunks
-    message = refusal(CHUNKED, decode_chunk=7)
-    assert message == ("decode_chunk is 7, this bundle decodes 8 frames at a time: export it with --decode-chunk 7")
+    assert plan_run(CHUNKED, RunOptions(decode_chunk_size=8)).chunks == plan_run(CHUNKED, RunOptions()).chunks
+    message = refusal(CHUNKED, decode_chunk_size=7)
+    assert message == (
+        "decode_chunk_size is 7, this bundle decodes 8 frames at a time: export it with --decode-chunk 7"
+    )
 
 
 def test_the_backends_limit_shortens_chunks() -> None:
     plan = plan_run(example(), RunOptions(), most_decoded=5)
     assert max(chunk.stop - chunk.start for chunk in plan.chunks) == 5
     assert plan.chunks[0].keep_to == 3  # the overlap is 2: a chunk of 5 frames allows no more
-    message = refusal(example(), 5, decode_chunk=6)
+    message = refusal(example(), 5, decode_chunk_size=6)
     assert "the decode engine takes up to 5 frames: give at most 5, or run 'vcut build --decode-chunk 6'" in message

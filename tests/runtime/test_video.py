@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from PIL import Image
 from skimage import data
 
 from vcut_runtime import UsageError, VcutError, Video
+from vcut_runtime.video import check_output
 
 OUTPUTS = ["out.mp4", "out.gif", "out.webp", "out"]
 
@@ -84,6 +86,66 @@ def test_mp4_has_the_frames_size_rate_and_colours(tmp_path: Path, fps: int) -> N
     assert rate == fps
     assert pixel_format == "yuv420p"
     assert_mean_colours_close(frames, video.frames)
+
+
+def colour_bars(height: int, width: int) -> np.ndarray:
+    """The eight bars at full and three quarters of the level, and a ramp of greys below."""
+    bars = np.array(list(np.ndindex(2, 2, 2)), np.uint8)[np.arange(width) * 8 // width]
+    frame = np.repeat(bars[None] * np.uint8(255), height, axis=0)
+    frame[height // 2 :] = bars * np.uint8(191)
+    frame[height * 3 // 4 :] = np.linspace(0, 255, width).astype(np.uint8)[:, None]
+    return frame
+
+
+@pytest.mark.parametrize(("height", "width"), [(576, 1024), (1024, 576)])
+@pytest.mark.parametrize(("quality", "levels"), [(90, 6), (100, 3)])
+def test_colour_bars_survive_a_round_trip(tmp_path: Path, height: int, width: int, quality: int, levels: int) -> None:
+    """FFmpeg decodes by the tags. By those of BT.601, which players assume without tags, colours are wrong."""
+    bars = colour_bars(height, width)
+    path = Video(np.stack([bars] * 3), fps=7).save(tmp_path / "out.mp4", quality=quality)
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        tags = (context.color_range, context.color_primaries, context.color_trc, context.colorspace)
+        assert tags == (1, 1, 1, 1)  # limited range, BT.709
+        frames = list(container.decode(video=0))
+        for frame in frames:
+            decoded = frame.to_ndarray(format="rgb24").astype(int)
+            assert np.abs(decoded - bars).max() <= levels
+        wrong = frames[0].reformat(format="rgb24", src_colorspace="ITU601").to_ndarray().astype(int)
+        assert np.abs(wrong - bars).max() > 20
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.webp"])
+def test_quality_trades_size_for_error(tmp_path: Path, name: str) -> None:
+    video = Video(np.stack([data.astronaut()[:256, :256]] * 2), fps=7)
+    sizes, errors = [], []
+    for quality in (1, 50, 90, 100):
+        path = video.save(tmp_path / name, quality=quality)
+        frames = read_mp4(path)[0] if name == "out.mp4" else read_animation(path)[0]
+        sizes.append(path.stat().st_size)
+        errors.append(float(np.abs(frames.astype(int) - video.frames).mean()))
+    assert sizes == sorted(sizes)
+    assert errors == sorted(errors, reverse=True)
+    assert sizes[-1] > 4 * sizes[0]
+
+
+@pytest.mark.parametrize("quality", [0, 101])
+def test_an_impossible_quality_is_refused(tmp_path: Path, quality: int) -> None:
+    with pytest.raises(UsageError, match=f"quality is {quality}: give 1 to 100"):
+        fade(2).save(tmp_path / "out.mp4", quality=quality)
+    assert snapshot(tmp_path) == {}
+
+
+def test_an_mp4_begins_with_its_index(tmp_path: Path) -> None:
+    content = fade(5).save(tmp_path / "out.mp4").read_bytes()
+    assert 0 < content.index(b"moov") < content.index(b"mdat")
+
+
+@pytest.mark.parametrize(("fps", "rate"), [(7.5, Fraction(15, 2)), (24000 / 1001, Fraction(24000, 1001))])
+def test_a_rate_need_not_be_whole(tmp_path: Path, fps: float, rate: Fraction) -> None:
+    video = Video(fade(6).frames, fps)
+    assert read_mp4(video.save(tmp_path / "out.mp4"))[1] == rate
+    assert abs(sum(read_animation(video.save(tmp_path / "out.webp"))[1]) - 6000 / fps) <= 1
 
 
 @pytest.mark.parametrize(("height", "width"), [(63, 96), (64, 95), (63, 95), (1, 1)])
@@ -223,3 +285,62 @@ def test_pictures_that_are_no_frames_are_not_deleted(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="other files than frames"):
         Video(np.zeros((1, 8, 8, 3), np.uint8), 7).save(folder)
     assert (folder / "frame-holiday.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path, name: str, exists: bool) -> None:
+    target, link = tmp_path / "elsewhere" / name, tmp_path / name
+    if exists:
+        fade(1).save(target)
+    link.symlink_to(target)
+    assert fade(3).save(link) == link
+    assert link.readlink() == target
+    assert [path.name for path in target.parent.iterdir()] == [name]
+    fresh = fade(3).save(tmp_path / "fresh" / name)
+    for path in fresh.iterdir() if fresh.is_dir() else [fresh]:
+        assert path.read_bytes() == (target / path.name if fresh.is_dir() else target).read_bytes()
+
+
+def test_places_that_cannot_be_written_are_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/notes.txt").write_text("mine")
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "link.mp4").symlink_to("folder")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    refused = {
+        "/dev/null": "is a device or a pipe: name a file",
+        tmp_path / "pipe.mp4": "is a device or a pipe: name a file",
+        tmp_path / "link": "is a folder that holds other files than frames",
+        tmp_path / "link.mp4": "is a folder: choose another name",
+        tmp_path / "loop.mp4": "choose another",
+        tmp_path / ".mp4": "has a suffix and no name: name it as out.mp4",
+        tmp_path / ".WEBP": "has a suffix and no name",
+        tmp_path / ("x" * 252 + ".mp4"): "is longer than 255 bytes; choose a shorter one",
+        tmp_path / ("é" * 126 + ".mp4"): "is longer than 255 bytes; choose a shorter one",
+        tmp_path / ("x" * 256) / "out.mp4": "is longer than 255 bytes; choose a shorter one",
+        tmp_path / ("y" * 250 + "/") / ("x/" * 2000) / "out.mp4": "choose another place",
+    }
+    before = set(tmp_path.rglob("*"))
+    for path, says in refused.items():
+        with pytest.raises(UsageError, match=says) as caught:
+            check_output(Path(path))
+        assert len(str(caught.value).splitlines()) == 1
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["x" * 245 + ".mp4", "x" * 251 + ".gif", "x" * 255, "é" * 125 + ".mp4"])
+def test_the_longest_names_are_written(tmp_path: Path, name: str) -> None:
+    path = fade(2).save(tmp_path / name)
+    assert path.exists()
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_closed_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path, **_: object) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", closed)
+    with pytest.raises(UsageError, match=r"cannot write .*out.mp4 \(Permission denied\): choose another place"):
+        check_output(tmp_path / "closed/out.mp4")

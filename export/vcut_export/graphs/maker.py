@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from vcut_export import weights
+from vcut_export.checkpoint import weights
 from vcut_export.graphs.flash_attention import use_flash_attention
 from vcut_export.graphs.modules import Condition, Decode
 from vcut_export.graphs.onnx_files import write_graph, write_weights

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from vcut_export import weights
+from vcut_export.checkpoint import weights
 from vcut_export.graphs.modules import QualityImprovement, SemanticBinding
 from vcut_export.graphs.rewrites.cpu_layers import prefer_cpu_kernels
 from vcut_export.graphs.rewrites.deep_features import split_unet
 from vcut_export.graphs.rewrites.feed_forward import chunk_feed_forwards
 from vcut_export.graphs.rewrites.fold import Projection, fold, project_cross_attention
+from vcut_export.graphs.rewrites.free_sizes import free_sizes
 from vcut_export.graphs.tracing import GraphSpec
-from vcut_export.plan import Plan, size_multiple
+from vcut_export.plan import Plan
 from vcut_runtime.bundle.graph import GRAPHS, bind
 
 _MODULES = {2: SemanticBinding, 1: QualityImprovement}  # by batch rows
@@ -40,6 +41,8 @@ def fold_steps(unet: Any, plan: Plan) -> FoldedSteps:
         chunk_feed_forwards(unet)
     if options.operators == "cpu":
         prefer_cpu_kernels(unet)
+    if plan.geometry.has_free_size:
+        free_sizes(unet)
     shallow = split_unet(unet, state) if options.deep_cache else None
     steps = [graph for graph in GRAPHS.values() if graph.is_step and graph.name in plan.keys]
     modules = {g.name: _MODULES[g.rows](shallow if g.full else unet, state).eval() for g in steps}
@@ -52,9 +55,7 @@ def fold_empty_steps(plan: Plan) -> FoldedSteps:
     A loaded model traces to a graph of the same nodes with other names: kernels of other devices lay out memory
     differently.
     """
-    from diffusers import UNetSpatioTemporalConditionModel
-
-    unet = weights.empty(plan.checkpoint, "unet", UNetSpatioTemporalConditionModel)
+    unet = weights.empty(plan.checkpoint, "unet")
     return fold_steps(unet.to(weights.torch_dtype(plan.precision)).eval().requires_grad_(False), plan)
 
 
@@ -65,10 +66,13 @@ def graph_spec(plan: Plan, name: str, bias_channels: int) -> GraphSpec:
 
 
 def trace_sizes(plan: Plan) -> dict[str, int]:
-    """Return sizes to trace free dimensions with: no two the same, none 1, whatever the ranges are."""
-    multiple, factor = size_multiple(plan.checkpoint), plan.checkpoint.vae_scale_factor
-    height, width = 2 * multiple, 3 * multiple
-    return {"n": 2, "F": 5, "H": height, "W": width, "h": height // factor, "w": width // factor}
+    """Return sizes to trace free dimensions with: no two the same, none 1, whatever the ranges are.
+
+    No level of the UNet halves the latents evenly, see ``free_sizes``.
+    """
+    whole = 2 ** (len(plan.checkpoint.configs["unet"]["block_out_channels"]) - 1)
+    factor, h, w = plan.checkpoint.vae_scale_factor, 2 * whole + 7, 3 * whole + 7
+    return {"n": 2, "F": 5, "H": h * factor, "W": w * factor, "h": h, "w": w}
 
 
 def frame_positions(plan: Plan) -> int:

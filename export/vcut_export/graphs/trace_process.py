@@ -22,6 +22,7 @@ from vcut_export.graphs.tracing import trace_structure
 from vcut_export.libraries import quiet_libraries
 from vcut_export.plan import Plan
 from vcut_runtime.errors import VcutError
+from vcut_runtime.parent import end_with_parent
 
 
 class TraceProcess:
@@ -42,7 +43,7 @@ class TraceProcess:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # a process that has ended is reported by ``models``
             pickle.dump((plan, list(names)), self._process.stdin)  # from this process to its own child
-            self._process.stdin.close()
+            self._process.stdin.flush()  # it stays open: the child ends when it is closed
 
     def models(self) -> dict[str, ir.Model]:
         """Wait, and return the graphs without weights.
@@ -61,6 +62,9 @@ class TraceProcess:
         """End the process, whatever state it is in."""
         self._process.kill()
         self._process.wait()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._log.close()
         self._folder.cleanup()
 
@@ -68,6 +72,7 @@ class TraceProcess:
 def main() -> None:
     """Trace the graphs of the plan on standard input into the folder given as argument."""
     plan, names = pickle.load(sys.stdin.buffer)
+    end_with_parent()
     with quiet_libraries():
         steps = fold_empty_steps(plan)
         for name in names:

@@ -13,13 +13,19 @@ from vcut_runtime.options import BackendOptions
 
 
 class Backend(Protocol):
-    """Loads and runs the graphs of one bundle. ``notes`` says what a user should know about how.
+    """Loads and runs the graphs of one bundle.
 
     Only ``upload`` and ``download`` copy values between the host and where the graphs run.
+
+    Attributes:
+        name: of the backend.
+        notes: what a user should know about how it runs.
+        on_host: whether its values lie in the host's memory, so that a look at them costs next to nothing.
     """
 
     name: str
     notes: list[str]
+    on_host: bool
 
     def load(self, graph: str) -> None:
         """Load ``graph`` now rather than at its first run."""
@@ -66,6 +72,10 @@ class Backend(Protocol):
 
     def max_decode_chunk(self) -> int | None:
         """Return how many frames can be decoded at a time, None for any number."""
+        ...
+
+    def close(self) -> None:
+        """Wait for the work asked for, and give back the memory. Nothing else is called after it."""
         ...
 
 

@@ -17,7 +17,7 @@ from vcut_runtime.bundle import Bundle, check_hashes
 from vcut_runtime.bundle.geometry import Sizes
 from vcut_runtime.bundle.graph import share_stage
 from vcut_runtime.errors import UsageError, VcutError, first_line
-from vcut_runtime.host import total_memory
+from vcut_runtime.host import release_freed_memory, total_memory
 from vcut_runtime.options import BackendOptions
 
 
@@ -58,6 +58,7 @@ class OnnxRuntimeBackend:
         self.notes: list[str] = []
         self._bundle = bundle
         self._provider = Provider.of(name, manifest.precision)
+        self.on_host = self._provider.device == "cpu"
         self._threads = threads
         self._sessions: dict[str, Any] = {}
         self._keep = self._has_room()
@@ -167,3 +168,8 @@ class OnnxRuntimeBackend:
     def peak_memory(self) -> int | None:
         """Return None: ONNX Runtime does not tell."""
         return None
+
+    def close(self) -> None:
+        """Give back the sessions, and with them the weights and the memory of runs."""
+        self._sessions.clear()
+        release_freed_memory()

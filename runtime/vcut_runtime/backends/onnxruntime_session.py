@@ -10,9 +10,11 @@ from vcut_runtime.backends.cpu_limits import CpuModel
 from vcut_runtime.backends.onnxruntime_library import load_onnxruntime
 from vcut_runtime.backends.onnxruntime_providers import CPU, CUDA, RECORD_PLACEMENT, Provider
 from vcut_runtime.bundle import Bundle
-from vcut_runtime.errors import VcutError, first_line, last_line
+from vcut_runtime.bundle.graph import unlike
+from vcut_runtime.errors import BundleError, VcutError, first_line, last_line
 
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"  # of a graph that is not loaded from a file
+_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 
 
 def graph_file(bundle: Bundle, graph: str, provider: Provider, *, plain: bool = False) -> Path:
@@ -42,6 +44,7 @@ def create_session(
 
     Raises:
         VcutError: ONNX Runtime refuses the graph, or the provider does not start.
+        BundleError: the graph does not have the inputs and outputs of the manifest.
     """
     ort = load_onnxruntime(cuda=provider.name == CUDA)
     options = ort.SessionOptions()
@@ -72,7 +75,24 @@ def create_session(
         raise VcutError(
             f"ONNX Runtime could not start {provider.name}: check the driver, or use --backend onnxruntime-cpu"
         )
+    if model is None:
+        _check_tensors(bundle, graph, path, session)
     return session
+
+
+def _check_tensors(bundle: Bundle, graph: str, path: Path, session: Any) -> None:
+    """Compare the graph's own inputs and outputs with the manifest's, which the step loop goes by.
+
+    Raises:
+        BundleError: they differ.
+    """
+    entry = bundle.manifest.graphs[graph]
+    for actual, listed in ((session.get_inputs(), entry.inputs), (session.get_outputs(), entry.outputs)):
+        if name := unlike({t.name: (_TYPES.get(t.type), tuple(t.shape)) for t in actual}, listed):
+            raise BundleError(
+                f"{bundle.root}: {path.name} does not have the {name!r} that the manifest gives {graph}: "
+                "export the bundle again with --force"
+            )
 
 
 def thread_settings(threads: int | None) -> dict[str, str]:

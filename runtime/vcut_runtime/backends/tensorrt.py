@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import mmap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from vcut_runtime.backends.kernel_cache import KernelCache
 from vcut_runtime.backends.tensorrt_library import TITLES, Library, Log, load_library
 from vcut_runtime.bundle import Bundle
 from vcut_runtime.bundle.geometry import Sizes
-from vcut_runtime.bundle.graph import FEATURES, GRAPHS, share_stage, sized
+from vcut_runtime.bundle.graph import FEATURES, GRAPHS, share_stage, sized, unlike
 from vcut_runtime.bundle.manifest import EngineEntry, EngineSet, Profile, TensorSpec
 from vcut_runtime.errors import BundleError, UsageError, VcutError
 from vcut_runtime.options import BackendOptions
@@ -95,6 +96,7 @@ class TensorRtBackend:
         options = options or BackendOptions()
         self.name = library.name
         self.target = target
+        self.on_host = False
         self.notes: list[str] = []
         self._bundle, self._library, self._cuda = bundle, library, cuda
         self._set: EngineSet = bundle.manifest.engines[target]
@@ -143,12 +145,13 @@ class TensorRtBackend:
         loaded = self._loaded.get(graph)
         if loaded is not None and loaded.resident:  # every step comes here, and asking for free memory takes time
             return
-        if loaded is None:
-            self._loaded[graph] = self._open(graph)
-        else:
-            if not loaded.engine.load_weights(loaded.serialized):
+        with self._intact(graph):
+            if loaded is None:
+                self._loaded[graph] = self._open(graph)
+            elif loaded.engine.load_weights(loaded.serialized):
+                loaded.resident = True
+            else:
                 raise self._failed(f"cannot load the weights of {graph} again")
-            loaded.resident = True
         self._sample_memory()
 
     def upload(self, value: np.ndarray) -> DeviceArray:
@@ -174,9 +177,10 @@ class TensorRtBackend:
         """
         self.load(graph)
         loaded = self._loaded[graph]
-        self._bind(graph, loaded, inputs)
-        self._enqueue(graph, loaded)
-        loaded.runs += 1
+        with self._intact(graph):
+            self._bind(graph, loaded, inputs)
+            self._enqueue(graph, loaded)
+            loaded.runs += 1
         if loaded.runs == 1:
             self._cuda.synchronize()  # the first run compiles and allocates, and that counts
             self._sample_memory()
@@ -203,6 +207,15 @@ class TensorRtBackend:
         """Return the most device memory in use since this backend was made, less what was in use before, in bytes."""
         self._sample_memory()
         return self._free_before - self._least_free
+
+    def close(self) -> None:
+        """Wait for the GPU, and give back the engines and all device memory."""
+        try:
+            self._cuda.synchronize()
+        finally:
+            self._loaded.clear()
+            self._activation = self._features = None
+            self._pool.unused.clear()
 
     def _decide_low_memory(self, asked: bool | None) -> bool:
         """Compare the memory that the engines need, as the manifest says, with the free memory."""
@@ -286,22 +299,16 @@ class TensorRtBackend:
 
     def _check_tensors(self, graph: str, engine: Any, entry: EngineEntry) -> None:
         """Compare the engine's own tensors with the manifest's, because the manifest sizes the buffers."""
-        listed = {spec.name: spec for spec in (*entry.inputs, *entry.outputs)}
-        actual = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         kinds = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8"}
-        for name in sorted({*listed, *actual}):
-            spec = listed.get(name)
-            shape = tuple(engine.get_tensor_shape(name)) if name in actual else ()
-            if (
-                spec is None
-                or name not in actual
-                or kinds.get(engine.get_tensor_dtype(name).name) != spec.dtype
-                or shape != tuple(-1 if isinstance(d, str) else d for d in spec.shape)
-            ):
-                raise BundleError(
-                    f"{self._bundle.root}: {entry.file} does not have the {name!r} that the manifest gives {graph}: "
-                    "run 'vcut build --force' on the bundle"
-                )
+        actual = {
+            name: (kinds.get(engine.get_tensor_dtype(name).name), tuple(engine.get_tensor_shape(name)))
+            for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors))
+        }
+        if name := unlike(actual, (*entry.inputs, *entry.outputs)):
+            raise BundleError(
+                f"{self._bundle.root}: {entry.file} does not have the {name!r} that the manifest gives {graph}: "
+                "run 'vcut build --force' on the bundle"
+            )
 
     def _bind(self, graph: str, loaded: _Loaded, inputs: Mapping[str, DeviceArray]) -> None:
         """Copy what changed into the input buffers, which never move; tell the engine of new shapes."""
@@ -361,11 +368,13 @@ class TensorRtBackend:
         """One memory serves all engines, as they run one after the other; it grows to what the largest engine needs."""
         size = max(need, *(e.activation_bytes for e in self._set.engines.values()))
         if self._activation is None or size > self._activation.size:
+            others, self._loaded = self._loaded, {}  # without memory none of them can run
             self._activation = None  # given back first
             self._activation = self._cuda.allocate(size, "activations")
-            for loaded in self._loaded.values():
+            for loaded in others.values():
                 loaded.context.set_device_memory(self._activation.address, size)
                 loaded.captured, loaded.runs = None, 0  # it points at the old memory
+            self._loaded = others
         return self._activation
 
     def _unload(self, graph: str) -> None:
@@ -374,10 +383,22 @@ class TensorRtBackend:
         if not loaded.resident:
             return
         self._cuda.synchronize()
-        if loaded.deferred and loaded.engine.unload_weights():
-            loaded.resident = False
-        else:
-            del self._loaded[graph]
+        with self._intact(graph):
+            if loaded.deferred and loaded.engine.unload_weights():
+                loaded.resident = False
+            else:
+                del self._loaded[graph]
+
+    @contextmanager
+    def _intact(self, graph: str) -> Iterator[None]:
+        """Drop the engine if the body fails or is interrupted: its state is unknown, and its next run opens it anew."""
+        try:
+            yield
+        except BaseException:
+            with suppress(VcutError):
+                self._cuda.synchronize()  # nothing may be in flight when the engine goes
+            self._loaded.pop(graph, None)
+            raise
 
     def _bytes(self, spec: TensorSpec, entry: EngineEntry) -> int:
         """Return the size of a tensor at its largest."""

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import PurePosixPath
+from typing import Any
 
+import msgspec
 import numpy as np
 
+from vcut_runtime.bundle.geometry import MOST
 from vcut_runtime.bundle.graph import GRAPHS, BoundGraph, bundle_graphs
-from vcut_runtime.bundle.manifest import MANIFEST, Manifest, Profile
-from vcut_runtime.schedule import DEFAULT_SCHEDULE, Schedule
+from vcut_runtime.bundle.manifest import MANIFEST, Manifest, Profile, graph_files
+from vcut_runtime.schedule import DEFAULT_SCHEDULE, MOST_STEPS, Schedule, falls, karras_sigmas
+from vcut_runtime.unet_cost import check_unet
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _AGAIN = "export the bundle again with --force"
+MOST_GRAPH_BYTES = 16 << 20  # the largest of SVD-XT has 1 MB: weights are not in it
+_MOST_CHANNELS = 1 << 20
+_MOST_FACTOR = 64  # pixels per latent pixel
+_MOST_ENCODER_SIZE = 4096
+_MOST_INTEGER = 2**63 - 1
+_LARGEST = float(np.finfo(np.float32).max)
+_DEEPEST = 32  # levels of objects and lists, in diffusers' configurations
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -24,11 +34,32 @@ def check_manifest(manifest: Manifest) -> None:
     """
     _check_paths(manifest)
     _check_sizes(manifest)
+    _check_unet(manifest)
     graphs = bundle_graphs(manifest)
     _check_graphs(manifest, graphs)
     _check_schedules(manifest)
     _check_engines(manifest)
     _check_shapes(manifest, graphs)
+    _check_values(manifest)
+
+
+def _check_values(manifest: Manifest) -> None:
+    """Every number must be finite in float32, in which graphs compute, and every integer must fit into 64 bits."""
+    values: list[tuple[Any, int]] = [(manifest, 0)]
+    while values:
+        value, depth = values.pop()
+        if depth > _DEEPEST:
+            raise ValueError(f"the manifest is nested too deeply: {_AGAIN}")
+        if isinstance(value, msgspec.Struct):
+            value = msgspec.structs.asdict(value)
+        if isinstance(value, dict):
+            values += ((item, depth + 1) for item in value.values())
+        elif isinstance(value, list | tuple):
+            values += ((item, depth + 1) for item in value)
+        elif isinstance(value, int) and abs(value) > _MOST_INTEGER:
+            raise ValueError(f"the manifest has the number {value}, which is too large: {_AGAIN}")
+        elif isinstance(value, float) and abs(value) > _LARGEST:
+            raise ValueError(f"the manifest has the number {value:g}, which is not finite in float32: {_AGAIN}")
 
 
 def _check_paths(manifest: Manifest) -> None:
@@ -40,6 +71,9 @@ def _check_paths(manifest: Manifest) -> None:
             raise ValueError("the manifest lists itself as a file of the bundle: do not use this bundle")
         if not _SHA256.fullmatch(entry.sha256):
             raise ValueError(f"the manifest gives no sha256 for {entry.file}: {_AGAIN}")
+    for entry in graph_files(*manifest.graphs.values()):
+        if entry.bytes > MOST_GRAPH_BYTES:
+            raise ValueError(f"the graph {entry.file} has {entry.bytes} bytes, more than {MOST_GRAPH_BYTES}: {_AGAIN}")
 
 
 def _check_sizes(manifest: Manifest) -> None:
@@ -48,6 +82,15 @@ def _check_sizes(manifest: Manifest) -> None:
         raise ValueError(f"the manifest gives a size below 1: {_AGAIN}")
     if manifest.deep_features < 0:
         raise ValueError(f"the manifest gives deep_features below 0: {_AGAIN}")
+    geometry = manifest.geometry
+    channels = max(manifest.latent_channels, manifest.deep_features, manifest.bias_channels)
+    if (
+        any(size > most for sizes in (manifest.sizes, geometry.largest) for size, most in zip(sizes, MOST, strict=True))
+        or channels > _MOST_CHANNELS
+        or manifest.vae_scale_factor > _MOST_FACTOR
+        or geometry.encoder_size > _MOST_ENCODER_SIZE
+    ):
+        raise ValueError(f"the manifest gives a size that is too large: {_AGAIN}")
     for name, sizes in manifest.dynamic.items():
         unit = 1 if name == "frames" else manifest.vae_scale_factor
         usable = sizes.multiple >= 1 and sizes.multiple % unit == 0 and sizes.min >= 1
@@ -55,7 +98,6 @@ def _check_sizes(manifest: Manifest) -> None:
             raise ValueError(f"the manifest's range of {name} is impossible: {_AGAIN}")
         if getattr(manifest, name) not in sizes:
             raise ValueError(f"the manifest's {name} is outside its own range: {_AGAIN}")
-    geometry = manifest.geometry
     if manifest.dynamic and geometry.encoder_size < 1:
         raise ValueError(f"the manifest gives no size of the image encoder: {_AGAIN}")
     most = geometry.largest.frames if geometry.decode_frames is None else geometry.smallest.frames
@@ -68,6 +110,13 @@ def _check_sizes(manifest: Manifest) -> None:
         if entry.offset != offset or entry.channels < 1:
             raise ValueError(f"the manifest's sca_bias slices do not follow each other at {entry.block}: {_AGAIN}")
         offset += entry.channels
+
+
+def _check_unet(manifest: Manifest) -> None:
+    try:
+        check_unet(manifest.model.configs.get("unet", {}))
+    except ValueError as error:
+        raise ValueError(f"the manifest's configuration of the UNet is impossible ({error}): {_AGAIN}") from None
 
 
 def _check_graphs(manifest: Manifest, graphs: dict[str, BoundGraph]) -> None:
@@ -83,8 +132,13 @@ def _check_graphs(manifest: Manifest, graphs: dict[str, BoundGraph]) -> None:
 
 def _check_schedules(manifest: Manifest) -> None:
     scheduler = manifest.scheduler
-    numbers = (scheduler.sigma_max, scheduler.rho, scheduler.initial_noise_scale, scheduler.final_sigma)
-    if not (0 < scheduler.sigma_min < scheduler.sigma_max and scheduler.rho > 0 and all(map(math.isfinite, numbers))):
+    if not (
+        0 < scheduler.sigma_min < scheduler.sigma_max
+        and scheduler.rho > 0
+        and 0 <= scheduler.final_sigma < scheduler.sigma_min
+        and scheduler.initial_noise_scale >= scheduler.sigma_max * (1 - 1e-6)  # see ``Scheduler.noise_scale``
+        and falls(karras_sigmas(scheduler, MOST_STEPS))
+    ):
         raise ValueError(f"the manifest's scheduler constants are impossible: {_AGAIN}")
     if DEFAULT_SCHEDULE not in manifest.schedules:
         raise ValueError(f"the manifest lacks the schedule {DEFAULT_SCHEDULE!r}: {_AGAIN}")
@@ -106,6 +160,8 @@ def check_schedule(schedule: Schedule, manifest: Manifest) -> None:
     """
     if not schedule:
         raise ValueError("it has no step")
+    if len(schedule) > MOST_STEPS:
+        raise ValueError(f"it has {len(schedule)} steps, more than {MOST_STEPS}")
     full: str | None = None  # the step graph that gave the latest deep features
     for number, step in enumerate(schedule, start=1):
         graph = GRAPHS.get(step.graph)
@@ -121,7 +177,7 @@ def check_schedule(schedule: Schedule, manifest: Manifest) -> None:
             finite = np.isfinite(numbers.astype(np.float32)).all()
         if not finite or np.float32(step.sigma) <= 0 or step.noise < 0:
             raise ValueError(f"step {number} has an impossible sigma, coefficient or noise")
-        if number > 1 and step.sigma >= schedule[number - 2].sigma:
+        if number > 1 and np.float32(step.sigma) >= np.float32(schedule[number - 2].sigma):
             raise ValueError(f"sigma does not fall at step {number}")
 
 

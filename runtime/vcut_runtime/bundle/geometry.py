@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -22,6 +23,11 @@ class SizeRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __contains__(self, size: int) -> bool:
         return self.min <= size <= self.max and size % self.multiple == 0
 
+    def around(self, size: float) -> set[int]:
+        """Return the sizes next to ``size``, at most two."""
+        low = min(max(math.floor(size / self.multiple) * self.multiple, self.min), self.max)
+        return {low, min(low + self.multiple, self.max)}
+
     def __str__(self) -> str:
         steps = "" if self.multiple == 1 else f" in steps of {self.multiple}"
         return f"{self.min}..{self.max}{steps}"
@@ -33,6 +39,9 @@ class Sizes(NamedTuple):
     frames: int
     height: int
     width: int
+
+
+MOST = Sizes(1024, 16384, 16384)
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,27 @@ class Geometry:
     def has_free_size(self) -> bool:
         """Whether a run may choose height or width."""
         return "height" in self.dynamic or "width" in self.dynamic
+
+    def size_of_shape(self, aspect: float) -> tuple[int, int]:
+        """Return the possible height and width whose shape and area are nearest to ``aspect`` and the bundle's area.
+
+        The shape counts most: a stretch by 1 % costs as much as a change of the area by 4 %.
+
+        Args:
+            aspect: width over height of the photograph.
+        """
+        own = self.sizes
+        heights = self.dynamic.get("height", SizeRange(own.height, own.height, 1))
+        widths = self.dynamic.get("width", SizeRange(own.width, own.width, 1))
+
+        def cost(size: tuple[int, int]) -> float:
+            height, width = size
+            area = height * width / (own.height * own.width)
+            return abs(math.log(width / height / aspect)) + 0.25 * abs(math.log(area))
+
+        # For one height the cost falls with the width up to the photograph's shape, and rises from there on.
+        steps = range(heights.min, heights.max + 1, heights.multiple)
+        return min(((height, width) for height in steps for width in widths.around(height * aspect)), key=cost)
 
     def latent_shape(self, sizes: Sizes | None = None) -> tuple[int, int, int]:
         """Return channels, height and width of one frame's latents in a video of ``sizes``, by default the bundle's."""

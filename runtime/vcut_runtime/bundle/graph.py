@@ -6,7 +6,7 @@ the torch module in ``vcut_export.graphs.modules``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -206,6 +206,25 @@ def bundle_graphs(manifest: Manifest) -> dict[str, BoundGraph]:
 def sized(shape: Shape, values: Mapping[str, int], *, partly: bool = False) -> tuple:
     """Return ``shape`` with its symbols replaced by their ``values``; ``partly`` keeps symbols without a value."""
     return tuple((values.get(d, d) if partly else values[d]) if isinstance(d, str) else d for d in shape)
+
+
+Actual = Mapping[str, tuple[str | None, tuple[Any, ...]]]
+
+
+def unlike(actual: Actual, listed: Iterable[TensorSpec]) -> str | None:
+    """Return the name of a tensor that is not as the manifest lists it, None if all are.
+
+    Args:
+        actual: type and shape of each tensor of a loaded graph or engine. A dimension that is no positive number is
+            free.
+        listed: the graph's inputs and outputs in the manifest.
+    """
+    right = {t.name: (t.dtype, tuple(d if isinstance(d, int) else None for d in t.shape)) for t in listed}
+    real = {
+        name: (dtype, tuple(d if isinstance(d, int) and d > 0 else None for d in shape))
+        for name, (dtype, shape) in actual.items()
+    }
+    return next((name for name in sorted({*right, *real}) if right.get(name) != real.get(name)), None)
 
 
 def share_stage(graph: str, other: str) -> bool:

@@ -92,6 +92,21 @@ class EngineSet(_Record, frozen=True):
     engines: dict[str, EngineEntry]  # by graph
 
 
+class LocalFiles(_Record, frozen=True):
+    """A file or folder of the machine that made the bundle: its name, and a fingerprint of what it held."""
+
+    name: str
+    fingerprint: str
+
+
+class Adapter(_Record, frozen=True):
+    """A LoRA that is merged into the UNet's weights."""
+
+    file: str  # its name, without the folder
+    sha256: str
+    scale: float
+
+
 class Model(_Record, frozen=True):
     """Where the weights come from."""
 
@@ -99,6 +114,8 @@ class Model(_Record, frozen=True):
     revision: str | None
     random_weights: bool
     seed: int | None
+    unet: LocalFiles | None  # where the UNet comes from that took the place of the model's own
+    adapters: tuple[Adapter, ...]  # in the order of their merging
     configs: dict[str, dict[str, Any]]  # diffusers' own, by component
 
 

@@ -1,11 +1,12 @@
-"""Find the files an ONNX graph reads, without the onnx package: a walk over the protobuf wire format.
+"""Find the files that an ONNX graph reads and its operators, without the onnx package: a walk over protobuf's format.
 
-Field numbers are those of onnx.proto3. Only messages that can hold a tensor are entered.
+Field numbers are those of onnx.proto3. Only messages that can hold a tensor or a node are entered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _TENSOR, _SPARSE, _ATTRIBUTE, _NODE, _GRAPH, _FUNCTION, _TRAINING, _MODEL = range(8)
 _CHILDREN: dict[int, dict[int, int]] = {
@@ -18,27 +19,52 @@ _CHILDREN: dict[int, dict[int, int]] = {
     _SPARSE: {1: _TENSOR, 2: _TENSOR},
 }
 _EXTERNAL_DATA = 13
+_OP_TYPE, _DOMAIN = 4, 7  # of a node
 
 
-def external_locations(model: bytes) -> set[str]:
-    """Return every external data location that a serialized ``ModelProto`` names.
+class GraphFacts(NamedTuple):
+    """What a graph file refers to.
+
+    Attributes:
+        locations: files of external data.
+        operators: of all nodes, those of subgraphs and functions too; ``domain::name`` outside of ONNX's own domain.
+    """
+
+    locations: set[str]
+    operators: set[str]
+
+
+def scan_graph(model: bytes) -> GraphFacts:
+    """Return what a serialized ``ModelProto`` refers to.
 
     Raises:
         ValueError: these bytes are not a well-formed protobuf message.
     """
     locations: set[str] = set()
+    operators: set[str] = set()
     stack: list[tuple[int, memoryview]] = [(_MODEL, memoryview(model))]
     while stack:
         kind, message = stack.pop()
+        name = domain = ""  # of a node; a field that comes twice has its last value
         for number, value in _fields(message):
             if kind == _TENSOR:
                 if number == _EXTERNAL_DATA:
                     entry = {n: bytes(v) for n, v in _fields(value)}
                     if entry.get(1) == b"location":
-                        locations.add(entry.get(2, b"").decode("utf-8", "replace"))
+                        locations.add(_text(entry.get(2, b"")))
             elif number in _CHILDREN[kind]:
                 stack.append((_CHILDREN[kind][number], value))
-    return locations
+            elif kind == _NODE and number == _OP_TYPE:
+                name = _text(value)
+            elif kind == _NODE and number == _DOMAIN:
+                domain = _text(value)
+        if kind == _NODE:
+            operators.add(f"{domain}::{name}" if domain else name)
+    return GraphFacts(locations, operators)
+
+
+def _text(value: bytes | memoryview) -> str:
+    return bytes(value).decode("utf-8", "replace")
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vcut_runtime.bundle.checks import check_manifest
+from vcut_runtime.bundle.claims import recover
 from vcut_runtime.bundle.manifest import MANIFEST, EngineEntry, Entry, FileEntry, Manifest, decode, graph_files
-from vcut_runtime.bundle.onnx_scan import external_locations
+from vcut_runtime.bundle.onnx_scan import scan_graph
+from vcut_runtime.bundle.operators import OPERATORS
 from vcut_runtime.errors import BundleError
+
+_MOST_MANIFEST_BYTES = 16 << 20  # a hundred times what a bundle with many engines and schedules has
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,8 @@ def open_bundle(root: str | Path, *, hashes: bool = True, engines: bool = True) 
         BundleError: what is wrong and what to do, on one line.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise BundleError(f"no bundle at {root}: make one with 'vcut export --output {root}'")
-    manifest_path = root / MANIFEST
-    if not manifest_path.is_file():
-        raise BundleError(f"{root} has no {MANIFEST}, so it is not a vcut bundle: check the path")
-    try:
-        manifest = decode(manifest_path.read_bytes())
-        check_manifest(manifest)
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{root}: {error}") from None
-    bundle = Bundle(root, manifest)
+    bundle = Bundle(root, _read_manifest(root))
+    manifest = bundle.manifest
     try:
         files = manifest.files() if engines else manifest.onnx_files()
         for entry in files:
@@ -54,11 +49,33 @@ def open_bundle(root: str | Path, *, hashes: bool = True, engines: bool = True) 
             check_hashes(bundle, files)
         for graph in manifest.graphs.values():
             for file in graph_files(graph):
-                _check_external_data(bundle, file, manifest.weights[graph.weights])
+                _check_graph(bundle, file, manifest.weights[graph.weights])
     except (OSError, ValueError, RuntimeError) as error:  # unreadable, NUL in a name, a link that leads to itself
         reason = " ".join(str(error).split())
         raise BundleError(f"{root} cannot be read ({reason}): check its permissions, or copy it again") from None
     return bundle
+
+
+def _read_manifest(root: Path) -> Manifest:
+    path = root / MANIFEST
+    try:
+        if not root.is_dir():
+            recover(root, wait=False)  # a killed run may have set it aside
+        if not root.is_dir():
+            raise BundleError(f"no bundle at {root}: make one with 'vcut export --output {root}'")
+        if not path.is_file():
+            raise BundleError(f"{root} has no {MANIFEST}, so it is not a vcut bundle: check the path")
+        if path.stat().st_size > _MOST_MANIFEST_BYTES:
+            raise BundleError(f"{root}: {MANIFEST} has more than {_MOST_MANIFEST_BYTES} bytes: do not use this bundle")
+        manifest = decode(path.read_bytes())
+        check_manifest(manifest)
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise BundleError(
+            f"{root} cannot be read ({error.strerror or error}): check the path and its permissions"
+        ) from None
+    except ValueError as error:
+        raise BundleError(f"{root}: {error}") from None
+    return manifest
 
 
 def check_hashes(bundle: Bundle, entries: Iterable[Entry]) -> None:
@@ -87,8 +104,8 @@ def sha256(path: Path) -> str:
 
 def _check_file(bundle: Bundle, entry: Entry) -> None:
     path = bundle.path(entry)
-    if not path.resolve().is_relative_to(bundle.root.resolve()):
-        raise BundleError(f"{bundle.root}: {entry.file} is a link that leaves the bundle: do not use this bundle")
+    if path.resolve() != bundle.root.resolve() / entry.file:
+        raise BundleError(f"{bundle.root}: {entry.file} is a link, or lies in one: put the file itself there")
     if not path.is_file():
         raise BundleError(f"{bundle.root}: {entry.file} is missing: {_again(entry)}")
     size = path.stat().st_size
@@ -106,16 +123,24 @@ def _again(entry: Entry) -> str:
     return "export the bundle again with --force"
 
 
-def _check_external_data(bundle: Bundle, file: Entry, weights: FileEntry) -> None:
-    """A graph may take external data from the one weights file that the manifest gives it, and from nowhere else."""
+def _check_graph(bundle: Bundle, file: Entry, weights: FileEntry) -> None:
+    """A graph may have the exporter's operators, and external data from the one weights file that the manifest gives.
+
+    Other operators could run for ever, as ``Loop`` can.
+    """
     path = bundle.path(file)
     try:
-        locations = external_locations(path.read_bytes())
+        facts = scan_graph(path.read_bytes())
     except ValueError:
         raise BundleError(
             f"{bundle.root}: {file.file} is not an ONNX graph: export the bundle again with --force"
         ) from None
-    for location in sorted(locations):
+    if unknown := sorted(facts.operators - OPERATORS):
+        raise BundleError(
+            f"{bundle.root}: {file.file} has the operator {unknown[0]!r}, which vcut never exports: "
+            "do not use this bundle"
+        )
+    for location in sorted(facts.locations):
         if PurePosixPath(file.file).parent / location != PurePosixPath(weights.file):
             raise BundleError(
                 f"{bundle.root}: {file.file} reads weights from {location!r}, which the manifest does not list: "

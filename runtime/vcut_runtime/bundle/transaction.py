@@ -11,19 +11,14 @@ import ctypes
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vcut_runtime.bundle.claims import ASIDE, INSIDE, beside, claim, locked
 from vcut_runtime.bundle.manifest import MANIFEST, Entry, Manifest, encode
 from vcut_runtime.bundle.opening import open_bundle
 from vcut_runtime.errors import UsageError, VcutError
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing is locked there, and nothing counts as left behind
-    fcntl = None
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
@@ -41,7 +36,7 @@ class _Transaction:
         if self._is_alone:
             yield
             return
-        with _locked(self.root.parent):
+        with locked(self.root.parent):
             self._is_alone = True
             try:
                 yield
@@ -80,7 +75,7 @@ class Staging(_Transaction):
             if not self.root.exists():
                 self.folder.rename(self.root)
             elif not _exchange(self.folder, self.root):
-                aside = self.folder.with_name(f"{self.folder.name}.old")
+                aside = self.folder.with_name(f"{self.folder.name}{ASIDE}")
                 self.root.rename(aside)
                 try:
                     self.folder.rename(self.root)
@@ -131,12 +126,12 @@ def staging(root: Path) -> Iterator[Staging]:
     """
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        folder, claim = _claim(root, root.parent, f".{root.name}.partial-")
+        folder, lock = claim(root, root.parent, beside(root))
     except OSError as error:
         raise UsageError(
             f"cannot write beside {root} ({error.strerror}): choose another place for the bundle"
         ) from None
-    with _temporary(folder, claim):
+    with _temporary(folder, lock):
         yield Staging(root, folder)
 
 
@@ -150,10 +145,10 @@ def adding(root: Path) -> Iterator[Addition]:
         VcutError: the disk refused something.
     """
     try:
-        folder, claim = _claim(root, root, ".partial-")
+        folder, lock = claim(root, root, INSIDE)
     except OSError as error:
         raise VcutError(f"cannot write into {root} ({error.strerror}): make it writable, or copy the bundle") from None
-    with _temporary(folder, claim):
+    with _temporary(folder, lock):
         yield Addition(root, folder)
 
 
@@ -162,34 +157,8 @@ def is_fixed(root: Path) -> bool:
     return root.exists() and (root.resolve() == Path.cwd() or root.is_mount())
 
 
-def recover(root: Path) -> None:
-    """Remove what killed runs left behind, and take back a bundle that such a run had set aside."""
-    if os.access(root.parent, os.R_OK):
-        with _locked(root.parent):
-            _sweep(root)
-
-
-def _sweep(root: Path) -> None:
-    for home, prefix in ((root.parent, f".{root.name}.partial-"), (root, ".partial-")):
-        for folder in sorted(home.iterdir()) if home.is_dir() else ():
-            if not folder.name.startswith(prefix) or not _is_left_over(folder):
-                continue
-            if folder.suffix == ".old" and not root.exists():
-                folder.rename(root)
-            else:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _claim(root: Path, home: Path, prefix: str) -> tuple[Path, int | None]:
-    """Make a hidden folder, and return it with a lock that says that its process is alive."""
-    with _locked(root.parent):
-        _sweep(root)
-        folder = Path(tempfile.mkdtemp(dir=home, prefix=prefix))
-        return folder, _lock(folder)
-
-
 @contextmanager
-def _temporary(folder: Path, claim: int | None) -> Iterator[None]:
+def _temporary(folder: Path, lock: int | None) -> Iterator[None]:
     """Remove ``folder`` at the end, and tell the disk's errors in one line."""
     try:
         yield
@@ -201,58 +170,8 @@ def _temporary(folder: Path, claim: int | None) -> Iterator[None]:
         raise VcutError(f"writing the bundle failed ({error.strerror or error}): check the disk") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if claim is not None:
-            os.close(claim)
-
-
-def _lock(folder: Path, *, wait: bool = True) -> int | None:
-    """Lock ``folder`` until the descriptor is closed or this process ends, however it ends.
-
-    Returns None on systems and file systems without locks.
-
-    Raises:
-        BlockingIOError: another process holds the lock and ``wait`` is False.
-    """
-    if fcntl is None:
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    is_locked = False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        is_locked = True
-    except BlockingIOError:
-        raise
-    except OSError:
-        return None
-    finally:
-        if not is_locked:
-            os.close(descriptor)
-    return descriptor
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = _lock(folder)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _is_left_over(folder: Path) -> bool:
-    """Tell whether the process that made ``folder`` is gone: nobody holds its lock."""
-    made = folder.with_suffix("") if folder.suffix == ".old" else folder
-    try:
-        descriptor = _lock(made, wait=False)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    if descriptor is None:
-        return False
-    os.close(descriptor)
-    return True
+        if lock is not None:
+            os.close(lock)
 
 
 def _exchange(first: Path, second: Path) -> bool:

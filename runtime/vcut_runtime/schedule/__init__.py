@@ -22,6 +22,7 @@ from vcut_runtime.schedule.grids import (
     ays_sigmas,
     check_sigmas,
     choose_sigmas,
+    falls,
     karras_sigmas,
     parse_sigmas,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "cut_step_of",
     "default_cut_step",
     "euler",
+    "falls",
     "karras_sigmas",
     "make_schedule",
     "named_schedules",

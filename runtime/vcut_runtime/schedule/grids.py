@@ -20,8 +20,7 @@ _LCM_TRAINING_STEPS, _LCM_RHO = 40, 7.0
 
 def karras_sigmas(scheduler: Scheduler, steps: int) -> np.ndarray:
     """Return the noise levels [steps + 1], float32, from ``sigma_max`` to ``final_sigma`` (Karras et al., eq. 5)."""
-    sigmas = _karras(scheduler, np.linspace(0, 1, steps), scheduler.rho)
-    return np.append(sigmas, scheduler.final_sigma).astype(np.float32)
+    return _rounded(np.append(_karras(scheduler, np.linspace(0, 1, steps), scheduler.rho), scheduler.final_sigma))
 
 
 def ays_sigmas(scheduler: Scheduler, steps: int, second: float | None = None) -> np.ndarray:
@@ -37,7 +36,7 @@ def ays_sigmas(scheduler: Scheduler, steps: int, second: float | None = None) ->
     else:
         place = np.interp(-np.log(second), -logs, published)
         sigmas = np.append(_AYS[0], np.exp(np.interp(np.linspace(place, 1, steps), published, logs)))
-    return np.append(sigmas[:-1], scheduler.final_sigma).astype(np.float32)
+    return _rounded(np.append(sigmas[:-1], scheduler.final_sigma))
 
 
 def lcm_sigmas(scheduler: Scheduler, steps: int) -> np.ndarray:
@@ -52,7 +51,7 @@ def lcm_sigmas(scheduler: Scheduler, steps: int) -> np.ndarray:
         raise UsageError(f"the grid lcm has {_LCM_TRAINING_STEPS} levels, {steps} steps are too many: give 2 to 8")
     every = _LCM_TRAINING_STEPS // steps
     sigmas = _karras(scheduler, np.arange(steps) * every / (_LCM_TRAINING_STEPS - 1), _LCM_RHO)
-    return np.append(sigmas, 0.0).astype(np.float32)
+    return _rounded(np.append(sigmas, 0.0))
 
 
 class Grid(NamedTuple):
@@ -88,10 +87,22 @@ def choose_sigmas(
         sigmas = "lcm" if solver == "lcm" else "karras"
     if isinstance(sigmas, str):
         grid = GRIDS[sigmas]
-        return grid.make(scheduler, steps or grid.steps or usual_steps)
+        levels = grid.make(scheduler, steps or grid.steps or usual_steps)
+        if not falls(levels):
+            raise UsageError(
+                f"the bundle's scheduler constants give no falling noise levels of {sigmas}: choose other --sigmas"
+            )
+        return levels
     if steps is not None and steps != len(sigmas) - 1:
         raise UsageError(f"these sigmas make {len(sigmas) - 1} steps, not {steps}: leave out the number of steps")
     return np.array(sigmas, dtype=np.float32)
+
+
+def falls(levels: np.ndarray) -> bool:
+    """Tell whether noise levels [steps + 1] are finite in float32 and fall, all of them positive but the last."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        levels = np.asarray(levels, dtype=np.float64).astype(np.float32)
+        return bool(np.isfinite(levels).all() and (levels[:-1] > 0).all() and (np.diff(levels) < 0).all())
 
 
 def check_sigmas(sigmas: str | Sequence[float] | np.ndarray) -> str | tuple[float, ...]:
@@ -116,7 +127,7 @@ def check_sigmas(sigmas: str | Sequence[float] | np.ndarray) -> str | tuple[floa
         raise UsageError("sigmas has a number that is not finite in float32: give levels such as 700,54.5,0")
     if rounded[-1] != 0:
         raise UsageError(f"sigmas end at {levels[-1]:g}, and the video would stay noisy: end them with 0")
-    if (rounded[:-1] <= 0).any() or (np.diff(rounded) >= 0).any():
+    if not falls(levels):
         raise UsageError("sigmas must be positive and fall from step to step: sort them, and give 0 only as the last")
     return tuple(levels.tolist())
 
@@ -133,5 +144,11 @@ def parse_sigmas(text: str) -> str | tuple[float, ...]:
 
 
 def _karras(scheduler: Scheduler, ramp: np.ndarray, rho: float) -> np.ndarray:
-    low, high = scheduler.sigma_min ** (1 / rho), scheduler.sigma_max ** (1 / rho)
-    return (high + ramp * (low - high)) ** rho
+    with np.errstate(all="ignore"):  # impossible constants give no levels, see ``falls``
+        low, high = np.power([scheduler.sigma_min, scheduler.sigma_max], 1 / rho)
+        return (high + ramp * (low - high)) ** rho
+
+
+def _rounded(sigmas: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return sigmas.astype(np.float32)

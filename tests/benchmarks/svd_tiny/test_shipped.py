@@ -15,8 +15,8 @@ from svd_tiny.model import FRAMES, HEIGHT, WIDTH, configs
 from svd_tiny.photos import PHOTOS
 from svd_tiny.train_unet import collate, example, v_loss
 from svd_tiny.train_vae import pixels, psnr
-from vcut_export import resolve, weights
-from vcut_export.checkpoint import CONFIG_FILES, Checkpoint
+from vcut_export import resolve
+from vcut_export.checkpoint import CONFIG_FILES, Checkpoint, weights
 from vcut_runtime.schedule.named import QUICK
 
 MOST = 16_000_000  # bytes of weights
@@ -33,15 +33,14 @@ def vae(shipped: Checkpoint) -> Any:
 
 
 def folder(checkpoint: Checkpoint) -> Path:
-    assert checkpoint.folder is not None
-    return checkpoint.folder
+    return checkpoint.sources["unet"].parent
 
 
 def test_the_preset_is_the_trained_model_and_random_weights_are_asked_for(shipped: Checkpoint) -> None:
     assert shipped.seed is None
     assert shipped.hub is None
     untrained = resolve("svd-tiny", random_weights=True, seed=3)
-    assert (untrained.folder, untrained.seed) == (None, 3)
+    assert (untrained.sources, untrained.seed) == ({}, 3)
     assert shipped.identity != untrained.identity
     defaults = {"height": HEIGHT, "width": WIDTH, "precision": "fp32", "operators": "cpu"}
     assert untrained.defaults == defaults

@@ -13,7 +13,8 @@ import pytest
 
 from conftest import FP32
 from models import planned
-from vcut_export import export, resolve, weights
+from vcut_export import export, resolve
+from vcut_export.checkpoint import weights
 from vcut_export.graphs import maker, trace_process
 from vcut_export.graphs.simplify import TRANSPOSED
 from vcut_export.graphs.steps import fold_empty_steps, fold_steps, graph_spec

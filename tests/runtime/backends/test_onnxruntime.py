@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import ModelProto, TensorProto, helper
 from PIL import Image
 
-from vcut_runtime import BackendOptions, Pipeline, open_bundle
+from vcut_runtime import BackendOptions, BundleError, Pipeline, open_bundle
 from vcut_runtime.backends import open_backend
 from vcut_runtime.backends.onnxruntime_session import thread_settings
+from vcut_runtime.bundle import Bundle, sha256
 
 
 @pytest.mark.parametrize(
@@ -66,3 +71,52 @@ def test_with_little_memory_a_step_and_its_shallow_one_stay_together(
     steps = ("semantic_binding", "quality_improvement")
     assert made == ["condition", *(name for step in steps for name in (step, f"{step}_shallow")), "decode"]
     assert list(backend._sessions) == ["decode"]
+
+
+def rename_output(model: ModelProto) -> None:
+    (last,) = [node for node in model.graph.node if model.graph.output[0].name in node.output]
+    last.output[0] = model.graph.output[0].name = "pictures"
+
+
+def turn_dimension(model: ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].ClearField("value")
+
+
+def add_input(model: ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+
+
+def drop_output(model: ModelProto) -> None:
+    """Give one name for another: there is an output, of another type."""
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("latents", TensorProto.FLOAT, ["n", 4, 16, 16]))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [(rename_output, "frames"), (turn_dimension, "latents"), (add_input, "more"), (drop_output, "frames")],
+)
+def test_a_graph_that_is_not_as_the_manifest_says(
+    bundle_copy: Path, change: Callable[[ModelProto], None], name: str
+) -> None:
+    """Its hash is right: its author has sealed the manifest."""
+    path = bundle_copy / "onnx/decode.onnx"
+    model = onnx.load(path, load_external_data=False)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    backend = open_backend(_resealed(bundle_copy), "onnxruntime-cpu")
+    with pytest.raises(BundleError, match=f"decode.onnx does not have the '{name}' that the manifest gives decode"):
+        backend.load("decode")
+
+
+def _resealed(root: Path) -> Bundle:
+    manifest = msgspec.json.decode((root / "manifest.json").read_bytes())
+    path = root / "onnx/decode.onnx"
+    manifest["graphs"]["decode"] |= {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    (root / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    return open_bundle(root)
+
+
+def test_graphs_with_free_sizes_are_as_their_manifest_says(dynamic_bundle: Path) -> None:
+    backend = open_backend(open_bundle(dynamic_bundle), "onnxruntime-cpu")
+    for graph in ("condition", "semantic_binding", "quality_improvement_shallow", "decode"):
+        backend.load(graph)

@@ -13,37 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fakes import FakeCuda, add_fake_engines, fake_tensorrt
-from vcut_runtime import BackendOptions, BundleError, Pipeline, UsageError, VcutError, open_bundle
-from vcut_runtime.backends.cuda import Cuda
-from vcut_runtime.backends.tensorrt import TensorRtBackend
-from vcut_runtime.backends.tensorrt_library import Library
+from fakes import FakeCuda, Machine
+from vcut_runtime import BundleError, Pipeline, UsageError, VcutError, open_bundle
 
 LIBRARIES = ("tensorrt-rtx", "tensorrt")
 IN_EVERY_WAY = pytest.mark.parametrize(
     "options", [{}, {"cuda_graphs": False}, {"low_memory": True}], ids=["plain", "eager", "low"]
 )
-
-
-class Machine:
-    """A bundle with engines, a GPU, and a library."""
-
-    def __init__(
-        self, bundle: Path, library: str = "tensorrt-rtx", gpu: FakeCuda | None = None, **engines: Any
-    ) -> None:
-        self.bundle, self.library = bundle, library
-        self.target = add_fake_engines(bundle, library, **engines)
-        self.gpu = gpu or FakeCuda()
-        self.trt = fake_tensorrt(self.gpu, library)
-
-    def pipeline(self, **options: Any) -> Pipeline:
-        opened = open_bundle(self.bundle)
-        library = Library(self.library, self.trt, "1.2.3")  # pyright: ignore[reportArgumentType]
-        backend = TensorRtBackend(opened, self.target, library, Cuda(self.gpu), BackendOptions(**options))
-        return Pipeline(opened, backend)
-
-    def count(self, kind: str, graph: str | None = None) -> int:
-        return sum(k == kind and graph in (None, g) for k, g in self.trt.events)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +47,7 @@ def test_the_same_video_as_onnxruntime_twice(
 
 def test_the_switch_happens_at_the_cut_step(bundle_copy: Path, photo: Image.Image) -> None:
     machine = Machine(bundle_copy)
-    machine.pipeline()(photo, seed=0, num_inference_steps=5, cut_step=4, decode_chunk=2)
+    machine.pipeline()(photo, seed=0, num_inference_steps=5, cut_step=4, decode_chunk_size=2)
     steps = ["semantic_binding"] * 3 + ["quality_improvement"] * 2
     assert machine.trt.ran == ["condition", *steps, "decode", "decode"]
 
@@ -335,7 +311,7 @@ def test_a_failing_step_names_its_graph(bundle_copy: Path, photo: Image.Image) -
 def test_more_frames_than_the_decode_engine_takes(bundle_copy: Path, photo: Image.Image) -> None:
     pipeline = Machine(bundle_copy, decode_frames=2).pipeline()
     with pytest.raises(UsageError, match=r"takes up to 2 frames.*--decode-chunk 3"):
-        pipeline(photo, decode_chunk=3)
+        pipeline(photo, decode_chunk_size=3)
 
 
 def test_missing_engines_are_named(bundle_copy: Path) -> None:

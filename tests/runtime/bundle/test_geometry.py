@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -64,3 +65,27 @@ def test_symbols_take_the_values_of_a_video() -> None:
 def test_symbols_of_free_sizes_are_not_bound() -> None:
     assert FIXED.bound() == {"F": 14, "H": 64, "W": 96, "h": 8, "w": 12, "C": 4, "D": 32, "S": 224}
     assert replace(FREE, decode_chunk=2).bound() == {"H": 64, "h": 8, "C": 4, "D": 32, "S": 224, "n": 2}
+
+
+@pytest.mark.parametrize("aspect", [0.02, 9 / 16, 2 / 3, 1.0, 4 / 3, 1.5, 16 / 9, 2.4, 60.0])
+@pytest.mark.parametrize("multiple", [8, 64])
+def test_the_size_of_a_shape_is_the_best_of_all_sizes(aspect: float, multiple: int) -> None:
+    ranges = {"height": SizeRange(320, 1024, multiple), "width": SizeRange(448, 1024, multiple)}
+    geometry = replace(FIXED, sizes=Sizes(14, 576, 1024), dynamic=ranges)
+
+    def cost(height: int, width: int) -> float:
+        return abs(math.log(width / height / aspect)) + abs(math.log(height * width / (576 * 1024))) / 4
+
+    best = min(cost(h, w) for h in range(320, 1025, multiple) for w in range(448, 1025, multiple))
+    height, width = geometry.size_of_shape(aspect)
+    assert height in ranges["height"]
+    assert width in ranges["width"]
+    assert cost(height, width) == pytest.approx(best)
+    if 0.6 < aspect < 2 and multiple == 8:
+        assert width / height == pytest.approx(aspect, rel=0.01)
+
+
+def test_without_free_sizes_every_shape_has_the_bundles_size() -> None:
+    assert FIXED.size_of_shape(0.3) == (64, 96)
+    assert FREE.size_of_shape(9.0) == (64, 128)
+    assert FREE.size_of_shape(1.1) == (64, 64)

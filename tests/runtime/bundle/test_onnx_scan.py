@@ -24,7 +24,7 @@ from onnx import (
     helper,
 )
 
-from vcut_runtime.bundle.onnx_scan import external_locations
+from vcut_runtime.bundle.onnx_scan import scan_graph
 
 
 def external(*locations: str) -> TensorProto:
@@ -125,13 +125,24 @@ def locations_by_onnx(data: bytes) -> set[str]:
         return set()
 
 
-def read_or_refused(data: bytes) -> None:
-    """Fail the test unless the scan finds every location, or refuses ``data`` with a ValueError."""
+def operators_by_onnx(data: bytes) -> set[str]:
+    """Return the operators of all nodes that the onnx package finds; none if it cannot read ``data``."""
     try:
-        locations = external_locations(data)
+        nodes: list[Any] = [m for m in messages(onnx.load_model_from_string(data)) if isinstance(m, NodeProto)]
+    except DecodeError:
+        return set()
+    names = [(as_text(node.domain), as_text(node.op_type)) for node in nodes]
+    return {f"{domain}::{name}" if domain else name for domain, name in names}
+
+
+def read_or_refused(data: bytes) -> None:
+    """Fail the test unless the scan finds every location and operator, or refuses ``data`` with a ValueError."""
+    try:
+        facts = scan_graph(data)
     except ValueError:
         return
-    assert locations >= locations_by_onnx(data)
+    assert facts.locations >= locations_by_onnx(data)
+    assert facts.operators >= operators_by_onnx(data)
 
 
 def varint(value: int) -> bytes:
@@ -145,18 +156,30 @@ def field(number: int, content: bytes) -> bytes:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_external_data_is_found(place: str) -> None:
-    assert external_locations(PLACES[place](external("weights.bin")).SerializeToString()) == {"weights.bin"}
+    assert scan_graph(PLACES[place](external("weights.bin")).SerializeToString()).locations == {"weights.bin"}
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_embedded_data_is_not_external(place: str) -> None:
-    assert external_locations(PLACES[place](embedded()).SerializeToString()) == set()
+    assert scan_graph(PLACES[place](embedded()).SerializeToString()).locations == set()
 
 
 def test_external_data_is_found_in_every_place_at_once() -> None:
     wanted = {f"{index}.bin" for index in range(len(PLACES))}
-    assert external_locations(EVERYWHERE) == wanted
+    assert scan_graph(EVERYWHERE).locations == wanted
     assert locations_by_onnx(EVERYWHERE) == wanted
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_operators_are_found(place: str) -> None:
+    data = PLACES[place](external("weights.bin")).SerializeToString()
+    assert scan_graph(data).operators == operators_by_onnx(data)
+
+
+def test_an_operator_has_its_last_name_and_its_domain() -> None:
+    twice = field(4, b"Add") + field(7, b"first") + field(4, b"Loop") + field(7, b"com.microsoft")
+    data = field(7, field(1, twice) + field(1, field(4, b"Mul")))
+    assert scan_graph(data).operators == operators_by_onnx(data) == {"com.microsoft::Loop", "Mul"}
 
 
 def test_file_saved_by_onnx_names_its_data(tmp_path: Path) -> None:
@@ -165,19 +188,19 @@ def test_file_saved_by_onnx_names_its_data(tmp_path: Path) -> None:
     whole = helper.make_model(helper.make_graph([helper.make_node("Neg", ["w"], ["y"])], "g", [], [y], [weights]))
     onnx.save_model(whole, tmp_path / "embedded.onnx")
     onnx.save_model(whole, tmp_path / "external.onnx", save_as_external_data=True, location="w.data", size_threshold=0)
-    assert external_locations((tmp_path / "embedded.onnx").read_bytes()) == set()
-    assert external_locations((tmp_path / "external.onnx").read_bytes()) == {"w.data"}
+    assert scan_graph((tmp_path / "embedded.onnx").read_bytes()).locations == set()
+    assert scan_graph((tmp_path / "external.onnx").read_bytes()).locations == {"w.data"}
 
 
 def test_every_location_is_found() -> None:
     tensors = [external("a.bin"), external("../b.bin", "/etc/c.bin"), external("ü 重.bin"), external("a.bin")]
-    locations = external_locations(model(graph(initializer=tensors)).SerializeToString())
+    locations = scan_graph(model(graph(initializer=tensors)).SerializeToString()).locations
     assert locations == {"a.bin", "../b.bin", "/etc/c.bin", "ü 重.bin"}
 
 
 def test_location_that_is_not_utf8_is_found() -> None:
     data = PLACES["initializer"](external("weights.bin")).SerializeToString().replace(b"weights", b"weight\xff")
-    assert external_locations(data) == {"weight\N{REPLACEMENT CHARACTER}.bin"}
+    assert scan_graph(data).locations == {"weight\N{REPLACEMENT CHARACTER}.bin"}
 
 
 def test_location_elsewhere_than_in_a_tensor_is_none() -> None:
@@ -186,18 +209,18 @@ def test_location_elsewhere_than_in_a_tensor_is_none() -> None:
     tensor = embedded()
     tensor.external_data.add(key="checksum", value="location")
     whole.graph.initializer.append(tensor)
-    assert external_locations(whole.SerializeToString()) == set()
+    assert scan_graph(whole.SerializeToString()).locations == set()
 
 
 def test_empty_model_has_none() -> None:
-    assert external_locations(b"") == set()
+    assert scan_graph(b"").locations == set()
 
 
 @pytest.mark.parametrize(
     "scalar", [b"\x08\x09", b"\x08" + b"\xff" * 9 + b"\x01", b"\x09" + b"?" * 8, b"\x0d" + b"?" * 4]
 )
 def test_scalar_fields_are_stepped_over(scalar: bytes) -> None:
-    assert external_locations(scalar + EVERYWHERE) == locations_by_onnx(EVERYWHERE)
+    assert scan_graph(scalar + EVERYWHERE).locations == locations_by_onnx(EVERYWHERE)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +243,7 @@ def test_scalar_fields_are_stepped_over(scalar: bytes) -> None:
 )
 def test_malformed_message_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        external_locations(data)
+        scan_graph(data)
 
 
 @pytest.mark.parametrize("depth", [100, 5000])
@@ -228,7 +251,7 @@ def test_deeply_nested_graphs_are_walked(depth: int) -> None:
     inner = field(5, external("deep.bin").SerializeToString())
     for _ in range(depth):
         inner = field(1, field(5, field(6, inner)))
-    assert external_locations(field(7, inner)) == {"deep.bin"}
+    assert scan_graph(field(7, inner)).locations == {"deep.bin"}
 
 
 @settings(deadline=None)
@@ -270,4 +293,4 @@ def test_a_tag_that_protobuf_would_cut_to_32_bits_is_refused() -> None:
     inner = long_tag + bytes([len(tensor)]) + tensor
     hidden = ModelProto(ir_version=9).SerializeToString() + b"\x3a" + bytes([len(inner)]) + inner
     with pytest.raises(ValueError, match="32 bits"):
-        external_locations(hidden)
+        scan_graph(hidden)

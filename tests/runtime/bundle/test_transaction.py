@@ -19,9 +19,10 @@ from onnx import TensorProto, helper
 
 import example_manifest
 from vcut_runtime import BundleError, UsageError, VcutError, open_bundle
-from vcut_runtime.bundle import transaction
+from vcut_runtime.bundle import claims, transaction
+from vcut_runtime.bundle.claims import recover
 from vcut_runtime.bundle.manifest import MANIFEST, FileEntry, Manifest, encode
-from vcut_runtime.bundle.transaction import adding, is_fixed, recover, staging
+from vcut_runtime.bundle.transaction import adding, is_fixed, staging
 
 TARGET = example_manifest.TARGET
 ENGINES = f"engines/{TARGET}"
@@ -306,7 +307,7 @@ def holding(root: Path, function: str, code: str = HOLDING) -> Iterator[tuple[su
             process.kill()
 
 
-needs_locks = pytest.mark.skipif(transaction.fcntl is None, reason="this system has no locks")
+needs_locks = pytest.mark.skipif(claims.fcntl is None, reason="this system has no locks")
 MAKE: dict[str, Callable[[Path], object]] = {"staging": export, "adding": build, "recover": recover}
 
 
@@ -368,6 +369,22 @@ def test_a_bundle_that_a_killed_process_had_set_aside_is_taken_back(root: Path, 
     open_bundle(root)
 
 
+def test_opening_waits_for_no_lock(tmp_path: Path) -> None:
+    """A new export looks for a bundle at its own place while it keeps others out."""
+    root = tmp_path / "bundle"
+    with staging(root) as new, new.alone(), pytest.raises(BundleError, match="no bundle at"):
+        open_bundle(root)
+
+
+@needs_locks
+def test_opening_takes_back_what_a_killed_process_had_set_aside(root: Path) -> None:
+    before = content(root.parent)
+    subprocess.run([sys.executable, "-c", ASIDE, str(root)], check=False)
+    assert not root.exists()
+    open_bundle(root)
+    assert content(root.parent) == before
+
+
 @needs_locks
 def test_the_old_bundle_of_a_process_that_was_killed_after_the_swap_is_removed(root: Path) -> None:
     code = """
@@ -418,7 +435,7 @@ def test_without_locks_all_works_and_nothing_counts_as_left_behind(
         def flock(*_: int) -> None:
             raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(transaction, "fcntl", None if lock == "absent" else Refusing)
+    monkeypatch.setattr(claims, "fcntl", None if lock == "absent" else Refusing)
     left = root.parent / ".bundle.partial-abc"
     left.mkdir()
     export(root)

@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_temporal import TransformerSpatio
 from torch import nn
 
 from models import tiny
-from vcut_export import weights
+from vcut_export.checkpoint import weights
 from vcut_export.graphs.modules import QualityImprovement
 from vcut_export.graphs.rewrites.cpu_layers import BlendedResBlock, FlatTransformer, SplitGEGLU, prefer_cpu_kernels
 from vcut_export.graphs.rewrites.fold import fold, project_cross_attention

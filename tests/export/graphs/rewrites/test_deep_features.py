@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models import planned, tiny
-from vcut_export import weights
+from vcut_export.checkpoint import weights
 from vcut_export.graphs.steps import FoldedSteps, fold_steps
 from vcut_runtime.bundle.graph import GRAPHS, bind, sized
 

@@ -12,7 +12,8 @@ import torch
 
 from conftest import FP32
 from models import tiny
-from vcut_export import export, weights
+from vcut_export import export
+from vcut_export.checkpoint import weights
 from vcut_export.graphs.rewrites.feed_forward import ChunkedFeedForward, chunk_feed_forwards
 from vcut_export.graphs.simplify import TRANSPOSED
 

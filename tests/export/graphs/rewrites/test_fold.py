@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from models import tiny
-from vcut_export import resolve, weights
+from vcut_export import resolve
+from vcut_export.checkpoint import weights
 from vcut_export.graphs.rewrites.fold import (
     ConstantBlend,
     FramePositionTable,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import tiny
-from vcut_export import weights
+from vcut_export.checkpoint import weights
 from vcut_export.graphs.modules import Decode
 from vcut_export.graphs.rewrites.temporal_decoder import SpaceTimeBlock, TemporalConv
 from vcut_runtime.decoding import decode_chunks

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from models import tiny
-from vcut_export import resolve, weights
+from vcut_export import resolve
+from vcut_export.checkpoint import weights
 from vcut_runtime import UsageError, VcutError
 
 
@@ -27,18 +28,6 @@ def test_local_weights_are_the_saved_ones(folder: Path) -> None:
     assert not any(parameter.requires_grad for parameter in unet.parameters())
 
 
-def test_the_fp16_variant_is_preferred_except_for_fp32(folder: Path) -> None:
-    plain = folder / "unet/diffusion_pytorch_model.safetensors"
-    half = folder / "unet/diffusion_pytorch_model.fp16.safetensors"
-    shutil.copy(plain, half)
-    assert weights.weight_variant(folder, "unet", "fp16") == "fp16"
-    assert weights.weight_variant(folder, "unet", "fp32") == ""
-    plain.unlink()
-    assert weights.weight_variant(folder, "unet", "fp32") == "fp16"
-    unet = weights.load_unet(resolve(str(folder)), "fp16", torch.float16)
-    assert unet.conv_in.weight.dtype == torch.float16
-
-
 def test_pickled_weights_are_never_read(folder: Path) -> None:
     file = folder / "unet/diffusion_pytorch_model.safetensors"
     torch.save({}, folder / "unet/diffusion_pytorch_model.bin")
@@ -50,7 +39,7 @@ def test_pickled_weights_are_never_read(folder: Path) -> None:
 def test_truncated_weights_are_a_one_line_failure(folder: Path) -> None:
     file = folder / "unet/diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(VcutError, match="cannot load unet") as caught:
+    with pytest.raises(VcutError, match=r"cannot read .*unet.*restore the file") as caught:
         weights.load_unet(resolve(str(folder)), "fp32", torch.float32)
     assert "\n" not in str(caught.value)
 
@@ -83,7 +72,7 @@ def test_a_missing_weight_is_never_made_up(folder: Path, component: str, name: s
     del tensors[name]
     save_file(tensors, file, {"format": "pt"})
     load = {"unet": weights.load_unet, "vae": weights.load_vae, "image_encoder": weights.load_image_encoder}[component]
-    with pytest.raises(VcutError, match=f"lacks 1 weights, {name}|cannot load {component}"):
+    with pytest.raises(VcutError, match=f"lacks 1 weights, {name}"):
         load(resolve(str(folder)), "fp32", torch.float32)
 
 
@@ -98,34 +87,3 @@ def test_keys_that_diffusers_ignores_are_ignored(folder: Path) -> None:
     path = folder / "unet/config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "from_the_future": 1}))
     weights.load_unet(resolve(str(folder), random_weights=True), "fp32", torch.float32)
-
-
-@pytest.mark.parametrize(("precision", "variant"), [("fp16", ".fp16"), ("fp32", "")])
-def test_only_the_variant_that_is_needed_is_downloaded(
-    precision: str, variant: str, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A hub where the UNet and the VAE have both variants and the image encoder only the plain one."""
-    from dataclasses import replace
-    from typing import Any
-
-    import huggingface_hub
-    from huggingface_hub.utils import filter_repo_objects
-
-    stem = "diffusion_pytorch_model"
-    offered = ["image_encoder/model.safetensors", f"vae/{stem}.safetensors", f"vae/{stem}.fp16.safetensors"]
-    offered += [f"unet/{stem}.safetensors.index.json", f"unet/{stem}-00001-of-00001.safetensors"]
-    offered += [f"unet/{stem}.safetensors.index.fp16.json", f"unet/{stem}.fp16-00001-of-00001.safetensors"]
-    fetched: set[str] = set()
-
-    def snapshot_download(repo: str, *, revision: str, allow_patterns: Any, ignore_patterns: Any) -> str:
-        for name in filter_repo_objects(offered, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
-            fetched.add(name)
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).touch()
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    checkpoint = replace(resolve(str(small_checkpoint)), hub="acme/svd", folder=tmp_path)
-    chosen: Any = precision
-    assert weights.download(checkpoint, chosen).folder == tmp_path
-    assert fetched == {name for name in offered if ("fp16" in name) == bool(variant) or name.startswith("image")}

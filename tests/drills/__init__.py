@@ -1,0 +1,1 @@
+"""Drills: hostile and damaged input by the hundred, made from fixed seeds."""
