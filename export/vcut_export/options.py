@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from vcut_runtime.bundle.geometry import MOST
 from vcut_runtime.bundle.graph import GRAPHS
@@ -129,8 +130,8 @@ class ExportOptions:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.lora, str):
-            raise UsageError(f"lora is {self.lora!r}: give a list of FILE or FILE:SCALE")
+        if isinstance(self.lora, str | Path):
+            raise UsageError(f"lora is {str(self.lora)!r}: give a list of FILE or FILE:SCALE")
         object.__setattr__(self, "lora", tuple(str(text) for text in self.lora))
         check_choices(self)
         check_numbers(self)

@@ -16,7 +16,7 @@ def test_without_the_checkpoint_weights_are_random_and_said_to_be(small_bundle: 
     manifest = open_bundle(small_bundle, hashes=False).manifest
     chosen, why = reference.choose_reference(manifest, None)
     assert why is not None
-    assert "folder" in why
+    assert "--reference" in why
     assert chosen.checkpoint.seed == 0
     assert chosen.checkpoint.configs["unet"] == manifest.model.configs["unet"]
     with pytest.raises(VcutError, match="unknown model"):

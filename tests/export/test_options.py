@@ -22,6 +22,7 @@ def test_every_option_says_which_graphs_it_rebuilds() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"lora": "a.safetensors"}, "lora is 'a.safetensors': give a list of FILE or FILE:SCALE"),
         ({"small_gpu": True, "dynamic": {"frames": (2, 4)}}, "--small-gpu excludes --dynamic"),
         ({"width": 0}, "width is 0: give at least 1"),
         ({"decode_chunk": -1}, "decode_chunk is -1: give at least 1"),

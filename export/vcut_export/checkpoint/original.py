@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vcut_export.checkpoint.original_names import decoder_name, encoder_name, image_encoder_name, unet_name
 from vcut_export.checkpoint.tensors import LazyTensors, Read
+from vcut_export.lora import BASE_LAYER
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ FIRST_STAGE = "first_stage_model."
 CONDITIONER = "conditioner.embedders."
 Rename = Callable[[str], "str | None"]
 # What a UNet's names begin with in files of a UNet alone.
-_UNET_PREFIXES = (UNET, "diffusion_model.", "unet.", "module.", "")
+_UNET_PREFIXES = (UNET, "diffusion_model.", "unet.", "module.", "base_model.model.", "")
 # What inference does not use: averaged weights, constants and losses of training.
 _TRAINING = ("model_ema.", "denoiser.", f"{FIRST_STAGE}loss.")
 _VISUAL = re.compile(r"(conditioner\.embedders\.\d+\.open_clip\.model\.visual\.)(.+)")
@@ -37,7 +38,7 @@ def original_unet(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def unet_prefix(names: Iterable[str], first: str) -> str | None:
     """Return what stands before the UNet's first weight, called ``first`` in its layout; None if there is none."""
-    known = set(names)
+    known = {name.replace(BASE_LAYER, ".") for name in names}
     return next((prefix for prefix in _UNET_PREFIXES if f"{prefix}{first}" in known), None)
 
 

@@ -12,6 +12,7 @@ from vcut_export.checkpoint.folders import check_suffix, fingerprint
 from vcut_export.checkpoint.original import CONDITIONER, FIRST_STAGE, UNET, original_unet, unet_prefix, visual_prefix
 from vcut_export.checkpoint.record import Checkpoint
 from vcut_export.checkpoint.tensors import Shape, read_header
+from vcut_export.lora import looks_like_adapter
 from vcut_runtime.errors import UsageError
 
 DEFAULT_PRESET = "svd-xt"
@@ -67,6 +68,8 @@ def single_file(path: Path, preset: str | None, seed: int | None) -> Checkpoint:
 
 def _check_whole(path: Path, shapes: Mapping[str, Shape]) -> None:
     """Refuse a file that is not a UNet, a VAE with a temporal decoder, and an image encoder."""
+    if looks_like_adapter(shapes):
+        raise UsageError(f"{path.name} is a LoRA: give it as --lora, and what it was trained on as --model")
     whole, visual = any(name.startswith(FIRST_STAGE) for name in shapes), visual_prefix(shapes)
     alone = any(unet_prefix(shapes, first) is not None for first in ("input_blocks.0.0.weight", "conv_in.weight"))
     if alone and not whole and visual is None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vcut_export.checkpoint.configs import read_json
+from vcut_export.checkpoint.configs import check_classes, read_json
 from vcut_export.checkpoint.folders import check_suffix, fingerprint, weight_files
 from vcut_export.checkpoint.original import original_unet, unet_prefix
 from vcut_export.checkpoint.record import Checkpoint
 from vcut_export.checkpoint.tensors import read_header
+from vcut_export.lora import BASE_LAYER, looks_like_adapter
 from vcut_runtime.bundle.manifest import LocalFiles
 from vcut_runtime.errors import UsageError
 
@@ -37,16 +38,28 @@ def replace_unet(checkpoint: Checkpoint, path: Path) -> Checkpoint:
             config = read_json(path / "config.json")
             if not isinstance(config.get("block_out_channels"), list):
                 raise UsageError(f"{path / 'config.json'} lacks the list 'block_out_channels': restore the file")
+            check_classes(name, {**checkpoint.configs, "unet": config})
         contents = fingerprint(sorted(path.glob("*.safetensors")))
     else:
         check_suffix(path)
         files, contents = [path], fingerprint([path])
-    names = {key for file in files for key in read_header(file).shapes}
-    if unet_prefix(names, "input_blocks.0.0.weight") is not None:
+    headers = [read_header(file).shapes for file in files]
+    shapes = {key.replace(BASE_LAYER, "."): shape for header in headers for key, shape in header.items()}
+    first, expected = "input_blocks.0.0.weight", (config["block_out_channels"][0], config.get("in_channels", 8), 3, 3)
+    if unet_prefix(shapes, first) is not None:
         config = original_unet(config)
-    elif unet_prefix(names, "conv_in.weight") is None:
-        what = "a LoRA" if any("lora" in key for key in names) else "no UNet"
+    else:
+        first = "conv_in.weight"
+    prefix = unet_prefix(shapes, first)
+    if prefix is None:
+        what = "a LoRA, which goes to --lora" if any(map(looks_like_adapter, headers)) else "no UNet"
         raise UsageError(f"{path} holds {what}: --unet takes the whole UNet of an SVD model, in safetensors")
+    if shapes[f"{prefix}{first}"] != expected:
+        shape, wanted = ("x".join(map(str, sides)) for sides in (shapes[f"{prefix}{first}"], expected))
+        raise UsageError(
+            f"{name} does not fit --model {checkpoint.id}: its first layer is {shape}, not {wanted}; give the model it "
+            "was made from as --model"
+        )
     return replace(
         checkpoint,
         configs={**checkpoint.configs, "unet": config},

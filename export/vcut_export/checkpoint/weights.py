@@ -13,6 +13,7 @@ from vcut_export.checkpoint.checks import check_finite, check_names, check_type
 from vcut_export.checkpoint.configs import WEIGHTED
 from vcut_export.checkpoint.folders import source_files
 from vcut_export.checkpoint.original import RESNET_EPS, diffusers_tensors
+from vcut_export.checkpoint.original_names import unet_name
 from vcut_export.checkpoint.record import Checkpoint
 from vcut_export.checkpoint.tensors import LazyTensors, open_tensors
 from vcut_export.lora import MergedTensors, match_layers, merge_own_adapters, read_adapters
@@ -101,7 +102,8 @@ def _tensors(
         assert checkpoint.seed is not None, "weights are resolved before they are loaded"
         tensors, where = _random_tensors(shapes, f"{checkpoint.seed}/{component}"), f"{component} of random weights"
     if component == "unet" and checkpoint.adapters:
-        tensors = MergedTensors(tensors, match_layers(shapes, read_adapters(checkpoint.adapters)))
+        original = partial(unet_name, layers=checkpoint.configs["unet"].get("layers_per_block", 2))
+        tensors = MergedTensors(tensors, match_layers(shapes, read_adapters(checkpoint.adapters), original))
     return tensors, where
 
 

@@ -41,6 +41,13 @@ class AdapterFile:
         Raises:
             UsageError: there is no such safetensors file, or the scale is impossible.
         """
+        try:
+            return cls._parse(text)
+        except OSError as error:
+            raise UsageError(f"cannot read --lora {text[:200]} ({error.strerror}): check the path") from None
+
+    @classmethod
+    def _parse(cls, text: str) -> AdapterFile:
         path, scale = Path(text).expanduser(), 1.0
         name, colon, number = text.rpartition(":")
         if colon and not path.exists():

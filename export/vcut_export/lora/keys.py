@@ -5,6 +5,7 @@
 | PEFT | `base_model.model.LAYER.lora_A.weight`, `LAYER.lora_A.default.weight` |
 | diffusers | `unet.LAYER.lora_A.weight`, `unet.LAYER.lora.down.weight`, `unet.LAYER.alpha` |
 | diffusers before PEFT | `ATTENTION.processor.to_q_lora.down.weight`, `LAYER.lora_layer.down.weight` |
+| ComfyUI | `diffusion_model.LAYER.lora_down.weight`, `.lora_up.weight`, `.alpha`, of the original layout's layers |
 | kohya | `lora_unet_LAYER_WITH_UNDERSCORES.lora_down.weight`, `.lora_up.weight`, `.alpha` |
 
 A style is never asked for or guessed: every name is read alone, because real files mix styles.
@@ -21,7 +22,7 @@ from vcut_runtime.errors import UsageError
 
 Part = Literal["down", "up", "alpha"]
 
-_PREFIX = re.compile(r"^(base_model\.model\.|unet\.|lora_unet_)+")
+_PREFIX = re.compile(r"^(base_model\.model\.|unet\.|diffusion_model\.|lora_unet_)+")
 _PARTS = (
     re.compile(r"(?P<layer>.+)\.lora_(?P<part>A|B|down|up)(\.(?P<adapter>[^.]+))?\.weight"),
     re.compile(r"(?P<layer>.+)\.(lora|lora_layer|lora_linear_layer)\.(?P<part>down|up)\.weight"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vcut_export.lora.adapters import Adapter, LowRank
@@ -39,12 +39,17 @@ class MergedTensors(Mapping[str, "torch.Tensor"]):
         return len(self.tensors)
 
 
-def match_layers(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Adapter]) -> dict[str, list[LowRank]]:
+def match_layers(
+    shapes: Mapping[str, tuple[int, ...]],
+    adapters: Sequence[Adapter],
+    original: Callable[[str], str | None] = lambda name: None,
+) -> dict[str, list[LowRank]]:
     """Return what changes, by the names of the model's tensors.
 
     Args:
         shapes: of the model's tensors by name.
         adapters: those to apply.
+        original: returns the model's name of a tensor for its name in the original layout, None if that is none.
 
     Raises:
         UsageError: an adapter has a layer that the model lacks, or one of another shape.
@@ -53,14 +58,18 @@ def match_layers(shapes: Mapping[str, tuple[int, ...]], adapters: Sequence[Adapt
     aliases = layer_aliases(layer for layer, shape in layers.items() if len(shape) > 1)
     changes: dict[str, list[LowRank]] = {}
     for adapter in adapters:
-        missing = [change.key for alias, change in adapter.layers.items() if alias not in aliases]
+        named = {
+            alias: aliases.get(alias) or (original(alias + _WEIGHT) or "").removesuffix(_WEIGHT)
+            for alias in adapter.layers
+        }
+        missing = [change.key for alias, change in adapter.layers.items() if named[alias] not in layers]
         if missing:
             raise UsageError(
                 f"{adapter.source} changes {len(missing)} of {len(adapter.layers)} layers that the model lacks, "
                 f"such as {missing[0]}: choose a LoRA that was trained for this model"
             )
         for alias, change in adapter.layers.items():
-            layer = aliases[alias]
+            layer = named[alias]
             if not _fits(change, layers[layer]):
                 raise UsageError(
                     f"{adapter.source} changes a layer of shape {[change.up.shape[0], *change.down.shape[1:]]} with "

@@ -15,8 +15,7 @@ from vcut_runtime.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-_BASE = ".base_layer."  # where PEFT puts the layer that an adapter wraps
-_WRAPPER = "base_model.model."  # of a whole model that PEFT wraps
+BASE_LAYER = ".base_layer."  # where PEFT puts the layer that an adapter wraps
 
 
 class _Renamed(Mapping[str, "torch.Tensor"]):
@@ -52,7 +51,7 @@ def merge_own_adapters(
         VcutError: an adapter is damaged.
     """
     own = [key for key in tensors if parse_key(key) or other_kind(key)]
-    wrapped = [key for key in tensors if _BASE in key]
+    wrapped = [key for key in tensors if BASE_LAYER in key]
     if not own and not wrapped:
         return tensors
     source = str(file.parent)
@@ -72,6 +71,6 @@ def merge_own_adapters(
             f"{source} was saved with a LoRA that is not merged ({own[0]}), and nothing tells its scale: "
             f"merge it before saving (PEFT's merge_and_unload), or put its {ADAPTER_CONFIG} beside the weights"
         )
-    names = {key.removeprefix(_WRAPPER).replace(_BASE, "."): key for key in tensors if key not in set(own)}
+    names = {key.replace(BASE_LAYER, "."): key for key in tensors if key not in set(own)}
     adapter = collect({key: tensors[key] for key in own}, source, scaling or Scaling(), 1.0)
     return MergedTensors(_Renamed(tensors, names), match_layers(shapes, [adapter]))

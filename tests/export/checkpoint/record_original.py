@@ -5,7 +5,7 @@ is part of this project. To record anew:
 
     git clone https://github.com/Stability-AI/generative-models
     pip install --no-deps open_clip_torch einops
-    python tests/export/checkpoint/record_original.py generative-models
+    PYTHONPATH=tests python tests/export/checkpoint/record_original.py generative-models
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-
-from original_weights import CHANNELS, FRAMES, draw, inputs
-
 from models import tiny
-from vcut_export.checkpoint.configs import architecture, presets
+from original_weights import CHANNELS, FRAMES, draw, inputs
+from vcut_export.checkpoint.configs import Configs, architecture, presets
 
 
 def main(repository: Path) -> None:
@@ -39,7 +36,7 @@ def main(repository: Path) -> None:
     for name, module in networks.items():
         for key, parameter in module.named_parameters():
             parameter.data = draw(f"{name}{key}", tuple(parameter.shape))
-    outputs = {key: value.numpy() for key, value in _outputs(networks).items()}
+    outputs: dict[str, Any] = {key: value.numpy() for key, value in _outputs(networks).items()}
     shapes = {name: _shapes(module) for name, module in networks.items()}
     np.savez_compressed(
         Path(__file__).with_name("original.npz"),
@@ -53,16 +50,15 @@ def _shapes(module: torch.nn.Module) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in module.state_dict().items()}
 
 
-def _networks(configs: dict[str, dict[str, Any]]) -> dict[str, torch.nn.Module]:
+def _networks(configs: Configs) -> dict[str, torch.nn.Module]:
     """Return the original networks by their prefix in a single file."""
-    from open_clip.transformer import VisionTransformer
-    from sgm.modules.autoencoding.temporal_ae import VideoDecoder
-    from sgm.modules.diffusionmodules.model import Encoder
-    from sgm.modules.diffusionmodules.video_model import VideoUNet
-
+    decoder: Any = importlib.import_module("sgm.modules.autoencoding.temporal_ae").VideoDecoder
+    encoder: Any = importlib.import_module("sgm.modules.diffusionmodules.model").Encoder
+    video: Any = importlib.import_module("sgm.modules.diffusionmodules.video_model").VideoUNet
+    transformer: Any = importlib.import_module("open_clip.transformer").VisionTransformer
     unet, vae, clip = configs["unet"], configs["vae"], configs["image_encoder"]
     widths, levels = unet["block_out_channels"], vae["block_out_channels"]
-    video_unet = VideoUNet(
+    video_unet = video(
         in_channels=unet["in_channels"],
         model_channels=widths[0],
         out_channels=unet["out_channels"],
@@ -94,7 +90,7 @@ def _networks(configs: dict[str, dict[str, Any]]) -> dict[str, torch.nn.Module]:
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    visual = VisionTransformer(
+    visual = transformer(
         image_size=clip["image_size"],
         patch_size=clip["patch_size"],
         width=clip["hidden_size"],
@@ -106,10 +102,10 @@ def _networks(configs: dict[str, dict[str, Any]]) -> dict[str, torch.nn.Module]:
     channels = 2 * vae["latent_channels"]
     modules = {
         "model.diffusion_model.": video_unet,
-        "first_stage_model.encoder.": Encoder(**autoencoder),
-        "first_stage_model.decoder.": VideoDecoder(video_kernel_size=[3, 1, 1], **autoencoder),
+        "first_stage_model.encoder.": encoder(**autoencoder),
+        "first_stage_model.decoder.": decoder(video_kernel_size=[3, 1, 1], **autoencoder),
         "conditioner.embedders.0.open_clip.model.visual.": visual,
-        "conditioner.embedders.3.encoder.encoder.": Encoder(**autoencoder),
+        "conditioner.embedders.3.encoder.encoder.": encoder(**autoencoder),
         "conditioner.embedders.3.encoder.quant_conv.": torch.nn.Conv2d(channels, channels, 1),
     }
     return {name: module.eval() for name, module in modules.items()}
@@ -118,11 +114,10 @@ def _networks(configs: dict[str, dict[str, Any]]) -> dict[str, torch.nn.Module]:
 @torch.no_grad()
 def _outputs(networks: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Return what each network gives; the UNet gets its conditions as the original pipeline hands them over."""
-    from sgm.modules.diffusionmodules.openaimodel import Timestep
-
+    embed: Any = importlib.import_module("sgm.modules.diffusionmodules.openaimodel").Timestep
     given = inputs()
     rows = len(given["sample"])
-    ids = Timestep(CHANNELS)(given["added_time_ids"].flatten()).reshape(rows, -1)
+    ids = embed(CHANNELS)(given["added_time_ids"].flatten()).reshape(rows, -1)
     unet = networks["model.diffusion_model."](
         given["sample"].flatten(0, 1),
         timesteps=given["timestep"].expand(rows * FRAMES),

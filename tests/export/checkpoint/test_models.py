@@ -97,13 +97,6 @@ def test_an_unknown_model_gets_a_hint(name: str, says: str) -> None:
         resolve(name)
 
 
-def test_a_single_file_is_not_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / "svd_xt.safetensors").touch()
-    for name in (str(tmp_path / "svd_xt.safetensors"), "models/svd_xt.safetensors"):
-        with pytest.raises(UsageError, match="single file"):
-            resolve(name)
-
-
 def test_a_revision_of_a_local_model_is_refused(folder: Path) -> None:
     for name in (str(folder), "svd-tiny"):
         with pytest.raises(UsageError, match="--revision is for hub models"):

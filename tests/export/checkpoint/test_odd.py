@@ -91,7 +91,7 @@ def lose_a_shard(folder: Path) -> None:
 
 def adapt(folder: Path) -> None:
     """Save the UNet with its adapter unmerged."""
-    state = adapted_unet(folder, ["to_q", "to_v"]).state_dict()
+    state = adapted_unet(folder, ["conv_in", "to_v"]).state_dict()
     save_file({key: value.contiguous() for key, value in state.items()}, weights_file(folder), {"format": "pt"})
 
 
@@ -189,15 +189,29 @@ def test_other_precisions_are_read(dtype: torch.dtype, folder: Path) -> None:
     assert torch.equal(unet.conv_in.weight, kept.float())
 
 
-def test_unmerged_lora_with_its_scale_is_merged(folder: Path) -> None:
+@pytest.mark.parametrize("wrapper", ["", "base_model.model."])
+@pytest.mark.parametrize("alone", [False, True])
+def test_unmerged_lora_with_its_scale_is_merged(wrapper: str, alone: bool, folder: Path) -> None:
+    """In a whole model, and given as ``--unet``."""
     before = load(folder, precision="fp32")["unet"].state_dict()
     adapt(folder)
-    (folder / "unet/adapter_config.json").write_text('{"lora_alpha": 6}')
     saved, layer = load_file(weights_file(folder)), "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+    save_file({wrapper + key: value for key, value in saved.items()}, weights_file(folder), {"format": "pt"})
+    (folder / "unet/adapter_config.json").write_text('{"lora_alpha": 6}')
     down, up = (saved[f"{layer}.lora_{part}.default.weight"] for part in "AB")
-    after = load(folder, precision="fp32")["unet"].state_dict()
+    options = {"unet": str(folder / "unet")} if alone else {}
+    after = load(folder, precision="fp32", **options)["unet"].state_dict()
     torch.testing.assert_close(after[f"{layer}.weight"], before[f"{layer}.weight"] + 6 / len(down) * up @ down)
-    assert torch.equal(after[TENSOR], before[TENSOR])
+    assert not torch.equal(after[TENSOR], before[TENSOR])
+    assert torch.equal(after["conv_out.weight"], before["conv_out.weight"])
+
+
+@pytest.mark.parametrize("option", ["model", "unet"])
+def test_a_lora_is_no_model(option: str, folder: Path, tmp_path: Path) -> None:
+    file = write_lora(adapted_unet(folder, ["to_q"]), tmp_path / "motion.safetensors")
+    model, unet = (str(file), None) if option == "model" else (str(folder), str(file))
+    with pytest.raises(UsageError, match=r"motion.safetensors (is|holds) a LoRA.*--lora"):
+        plan_export(model, ExportOptions(unet=unet))
 
 
 def test_a_lora_that_does_not_fit_fails_before_any_work(folder: Path, tmp_path: Path) -> None:

@@ -14,13 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from models import tiny
+from original_weights import FRAMES, draw, inputs
 from vcut_export.checkpoint import WEIGHTED, Checkpoint
 from vcut_export.checkpoint.configs import architecture, presets
 from vcut_export.checkpoint.original import diffusers_tensors, original_unet
 from vcut_export.checkpoint.tensors import LazyTensors
 from vcut_export.checkpoint.weights import empty, load_component
-
-from .original_weights import FRAMES, draw, inputs
 
 RECORDED = np.load(Path(__file__).with_name("original.npz"))
 CONDITIONER_VAE = "conditioner.embedders.3."

@@ -56,6 +56,7 @@ def test_a_colon_may_be_part_of_the_name(tmp_path: Path) -> None:
         ("{0}/lora.safetensors:strong", "'strong' is no scale: write FILE:0.8"),
         ("{0}/lora.safetensors:nan", "give a finite number"),
         ("{0}", "is a folder"),
+        ("{0}/" + 300 * "x", "File name too long"),
         ("{0}/lora.pt", "vcut reads only safetensors"),
     ],
 )

@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import UNetSpatioTemporalConditionModel
 
 from conftest import FP32
 from exporting import again
-from lora_files import ATTENTION, FEED_FORWARD, adapted_unet, write_lora
+from lora_files import ATTENTION, FEED_FORWARD, adapted_unet, outputs, relative, write_lora
 from vcut_export import ExportOptions, verify
 from vcut_export.exporter import plan_export
 from vcut_export.lora import AdapterFile
 from vcut_export.verify import verify_bundle
-from vcut_runtime import VcutError, open_bundle
+from vcut_runtime import open_bundle
 from vcut_runtime.inspect import describe, render
 
 ADAPTED = ("condition", "semantic_binding", "quality_improvement")
 
 
+@pytest.mark.slow
 def test_graphs_compute_what_the_adapted_unet_computes(
     small_checkpoint: Path, bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,9 +41,8 @@ def test_graphs_compute_what_the_adapted_unet_computes(
     monkeypatch.setattr(verify.weights, "load_unet", lambda *_: copy.deepcopy(theirs))
     errors = verify_bundle(bundle, plan, lambda _: nullcontext())
     assert max(errors.values()) < 1e-4, errors
-    monkeypatch.undo()
-    with pytest.raises(VcutError, match="is off"):  # the plain UNet is another model
-        verify_bundle(bundle, plan, lambda _: nullcontext())
+    plain = UNetSpatioTemporalConditionModel.from_pretrained(small_checkpoint, subfolder="unet").eval()
+    assert relative(outputs(plain), outputs(theirs)) > 1e-2, "the adapter changes nothing, so this proves nothing"
 
 
 def test_adapters_count_by_content_and_scale(small_checkpoint: Path, tmp_path: Path) -> None:

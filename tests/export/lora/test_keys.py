@@ -30,6 +30,7 @@ ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
         (f"{ATTENTION}.to_v.lora_layer.up.weight", f"{ATTENTION}.to_v", "up", None),
         (f"unet.{ATTENTION}.processor.to_out_lora.up.weight", f"{ATTENTION}.to_out.0", "up", None),
         (f"{ATTENTION}.to_q_lora.down.weight", f"{ATTENTION}.to_q", "down", None),
+        ("diffusion_model.out.2.lora_up.weight", "out.2", "up", None),
         ("lora_unet_mid_block_resnets_0_conv1.lora_down.weight", "mid_block_resnets_0_conv1", "down", None),
         ("lora_unet_mid_block_resnets_0_conv1.lora_up.weight", "mid_block_resnets_0_conv1", "up", None),
         ("lora_unet_mid_block_resnets_0_conv1.alpha", "mid_block_resnets_0_conv1", "alpha", None),

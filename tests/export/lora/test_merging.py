@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lora_files import (
     relative,
     write_lora,
 )
+from vcut_export.checkpoint.original_names import unet_name
 from vcut_export.lora import AdapterFile, MergedTensors, match_layers, read_adapters
 from vcut_runtime import UsageError
 
@@ -144,6 +146,26 @@ def test_only_adapted_layers_change_and_the_sum_is_not_rounded(plain: Any, adapt
             assert not torch.equal(result[name].half().float(), result[name])
         else:
             assert torch.equal(result[name], value)
+
+
+def test_layers_of_the_original_layout_are_found(plain: Any, small_checkpoint: Path, tmp_path: Path) -> None:
+    """As ComfyUI saves them. The names are those of the original network with one layer in a level."""
+    original = {
+        "mid_block.attentions.0.temporal_transformer_blocks.0.attn2.to_v": "middle_block.1.time_stack.0.attn2.to_v",
+        "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.2": "input_blocks.1.1.transformer_blocks.0.ff.net.2",
+        "up_blocks.1.resnets.0.spatial_res_block.conv1": "output_blocks.2.0.in_layers.2",
+        "conv_out": "out.2",
+    }
+    theirs = adapted_unet(small_checkpoint, list(original), lora_alpha=RANK)
+    tensors = load_file(write_lora(theirs, tmp_path / "lora.safetensors", "diffusers", {}))
+    for name, other in original.items():
+        for part, word in (("A", "down"), ("B", "up")):
+            tensors[f"diffusion_model.{other}.lora_{word}.weight"] = tensors.pop(f"unet.{name}.lora_{part}.weight")
+    save_file(tensors, tmp_path / "comfy.safetensors")
+    adapters = read_adapters([AdapterFile.parse(str(tmp_path / "comfy.safetensors"))])
+    changes = match_layers(shapes(plain), adapters, partial(unet_name, layers=1))
+    plain.load_state_dict(MergedTensors(plain.state_dict(), changes))
+    assert relative(outputs(plain), outputs(theirs)) < 1e-5
 
 
 @pytest.mark.parametrize("style", ["diffusers", "kohya"])
