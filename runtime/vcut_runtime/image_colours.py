@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -69,11 +70,12 @@ def _with_profile(image: Image.Image, notes: list[str]) -> Image.Image:
             return _applied(transform, image)
         if profile:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            mode = _MODES.get(source.profile.xcolor_space.strip())
+            core: Any = source.profile
+            mode = _MODES.get(core.xcolor_space.strip())
             if mode == "RGB" and image.mode == "L":
                 image = image.convert("RGB")
             if mode == image.mode:
-                transform = _transform(source, mode)
+                transform = _transform(source, image.mode)
                 return image if mode == "RGB" and _changes_nothing(transform) else _applied(transform, image)
             notes.append("the image's colour profile is of another kind than its pixels: it is not used")
     except (ImageCms.PyCMSError, OSError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
@@ -24,24 +24,41 @@ _one_at_a_time = threading.Lock()  # Pillow's limit and Python's warning filters
 
 
 def open_file(source: Path | BinaryIO) -> tuple[Image.Image, list[str]]:
-    """Decode the first picture of a file and turn it upright by its EXIF orientation; also return notes about it.
+    """Open an image file, or read the image from an open file; see :func:`read_image`.
 
     Raises:
-        UsageError: there is no such file, it is no image, it is damaged, or it has more than ``MOST_PIXELS``.
+        UsageError: there is no such file, or it cannot be read.
     """
-    name = "the image's data"
-    if isinstance(source, Path):
-        name = str(source)
-        check_file(source)
+    if not isinstance(source, Path):
+        return read_image(source, "the image's data")
+    check_file(source)
     try:
-        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
-            file.seek(0)
-            start = file.read(12)
+        file = source.open("rb")
+    except OSError as error:
+        raise UsageError(f"cannot read {source} ({reason(error)}): check the path") from None
+    with file:
+        return read_image(file, str(source))
+
+
+def read_image(file: BinaryIO, name: str) -> tuple[Image.Image, list[str]]:
+    """Decode the first picture of a file and turn it upright by its EXIF orientation; also return notes about it.
+
+    Args:
+        file: seekable; it is read from its first byte.
+        name: of the file, for errors.
+
+    Raises:
+        UsageError: it is no image, it is damaged, or it has more than ``MOST_PIXELS``.
+    """
+    try:
+        file.seek(0)
+        start = file.read(12)
+        file.seek(0)
         if start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS:
             _learn_heif(name)
         with patient_pillow(name):
             Image.init()
-            with Image.open(source, formats=[kind for kind in _FORMATS if kind in Image.OPEN]) as opened:
+            with Image.open(file, formats=[kind for kind in _FORMATS if kind in Image.OPEN]) as opened:
                 notes = []
                 if opened.format in _ANIMATIONS and getattr(opened, "is_animated", False):
                     notes.append("only the first picture of the animation is used")

@@ -113,14 +113,14 @@ def fit_notes(photo: Photo, height: int, width: int, fit: Fit) -> tuple[str, ...
 def _bordered(image: Image.Image, size: tuple[int, int], *, blurred: bool) -> Image.Image:
     """Return ``image`` as large as fits into ``size``, centred on black or on a blurred copy that fills it."""
     scale = min(size[0] / image.width, size[1] / image.height)
-    inner = tuple(min(most, max(1, round(side * scale))) for side, most in zip(image.size, size, strict=True))
+    width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     if blurred:
         radius = max(size) / 40  # no detail of the border survives
         whole = ImageOps.fit(image, size, Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(radius))
     else:
         whole = Image.new("RGB", size)
-    place = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2)
-    whole.paste(image.resize(inner, Image.Resampling.LANCZOS), place)
+    place = ((size[0] - width) // 2, (size[1] - height) // 2)
+    whole.paste(image.resize((width, height), Image.Resampling.LANCZOS), place)
     return whole
 
 

@@ -57,12 +57,12 @@ def test_a_stretched_photograph_is_one_line_and_a_note(small_bundle: Path, tmp_p
     arguments = ("run", small_bundle, tmp_path / "tall.png", "-o", tmp_path / "out.gif")
     note = "the image of 200x300 is stretched 1.50 x in width to 32x32: --fit crop, pad or blur keeps its shape"
     lines = vcut(*arguments).stderr.splitlines()
-    assert [line for line in lines if "stretched" in line] == [f"tall.png: {note}"]
+    assert [line for line in lines if "is stretched" in line] == [f"tall.png: {note}"]
     assert json.loads(vcut(*arguments, "--json").stdout)["videos"][0]["notes"] == [note]
     assert vcut(*arguments, "-q").stderr == ""
     done = vcut(*arguments, "--fit", "blur", "--output-fps", 4.5, "--quality", 50)
     assert done.returncode == 0, done.stderr
-    assert "stretched" not in done.stderr
+    assert "is stretched" not in done.stderr
 
 
 def test_the_size_follows_each_photograph(dynamic_bundle: Path, tmp_path: Path) -> None:

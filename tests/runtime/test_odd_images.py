@@ -110,7 +110,9 @@ def ink_colours() -> np.ndarray:
 
 def lab_image() -> Image.Image:
     levels = [(round(lightness * 2.55), round(a) % 256, round(b) % 256) for lightness, a, b in INKS.values()]
-    return Image.frombytes("LAB", (4, 1), bytes(np.uint8(levels).tobytes())).resize((32, 24), Image.Resampling.NEAREST)
+    return Image.frombytes("LAB", (4, 1), np.array(levels, np.uint8).tobytes()).resize(
+        (32, 24), Image.Resampling.NEAREST
+    )
 
 
 def turned_exif(orientation: int) -> bytes:
@@ -394,7 +396,7 @@ def test_large_photographs_are_read_without_a_warning(tmp_path: Path, monkeypatc
     for limit in (len(GREY.ravel()) // 2 + 1, len(GREY.ravel()) // 4):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         monkeypatch.setattr(files, "_PILLOWS_LIMIT", limit)
-        assert np.array_equal(open_image(tmp_path / "photo.png").image, COLOURS)
+        assert np.array_equal(np.asarray(open_image(tmp_path / "photo.png").image), COLOURS)
         assert limit == Image.MAX_IMAGE_PIXELS
     monkeypatch.setattr(files, "MOST_PIXELS", COLOURS.size // 3 - 1)
     with pytest.raises(UsageError, match=r"has more than 0\.000767 megapixels"):

@@ -452,7 +452,7 @@ def test_the_time_of_a_video_is_that_of_its_steps(small: Pipeline, monkeypatch: 
         ({"seed": -1}, "at least 0"),
         ({"latents": np.zeros((1, 3, 4, 16, 17))}, "latents has shape"),
         ({"noise": np.zeros((3, 32, 32))}, "noise has shape"),
-        ({"fit": "pad"}, "unknown fit 'pad': choose stretch, crop"),
+        ({"fit": "zoom"}, "unknown fit 'zoom': choose stretch, crop, pad, blur"),
         ({"cut_step": "never"}, "cut_step is 'never': give a whole number or 'none'"),
         ({"schedule": "quick"}, "unknown schedule 'quick': choose vcut, exact, balanced, fast"),
         ({"schedule": ()}, "cannot play the schedule: it has no step"),
@@ -461,7 +461,7 @@ def test_the_time_of_a_video_is_that_of_its_steps(small: Pipeline, monkeypatch: 
         ({"schedule": "vcut", "num_inference_steps": 4}, "schedule and num_inference_steps exclude each other"),
         ({"schedule": "vcut", "quality_bias": "cond"}, "schedule and quality_bias exclude each other"),
         ({"cutstep": 2}, "unknown option 'cutstep': did you mean cut_step"),
-        ({"xyz": 2}, "unknown option 'xyz': choose from schedule, height"),
+        ({"xyz": 2}, "unknown option 'xyz': choose from schedule, size"),
     ],
 )
 def test_impossible_options_are_refused_on_one_line(

@@ -107,10 +107,11 @@ def test_colour_bars_survive_a_round_trip(tmp_path: Path, height: int, width: in
         context = container.streams.video[0].codec_context
         tags = (context.color_range, context.color_primaries, context.color_trc, context.colorspace)
         assert tags == (1, 1, 1, 1)  # limited range, BT.709
-        for frame in container.decode(video=0):
+        frames = list(container.decode(video=0))
+        for frame in frames:
             decoded = frame.to_ndarray(format="rgb24").astype(int)
             assert np.abs(decoded - bars).max() <= levels
-        wrong = frame.reformat(format="rgb24", src_colorspace="ITU601").to_ndarray().astype(int)
+        wrong = frames[0].reformat(format="rgb24", src_colorspace="ITU601").to_ndarray().astype(int)
         assert np.abs(wrong - bars).max() > 20
 
 

@@ -29,7 +29,8 @@ def test_the_upsamplers_are_diffusers_whatever_the_size(size: tuple[int, int]) -
     from diffusers import UNetSpatioTemporalConditionModel
 
     config = {**tiny().configs["unet"], **TINY["unet"], "layers_per_block": 1}
-    unet = UNetSpatioTemporalConditionModel.from_config(config).eval()
+    unet: Any = UNetSpatioTemporalConditionModel.from_config(config)
+    unet.eval()
     changed = copy.deepcopy(unet)
     free_sizes(changed)
     assert sum(isinstance(module, SizedUpsample) for module in changed.modules()) == 3
