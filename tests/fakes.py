@@ -25,7 +25,7 @@ from vcut_runtime.backends.cuda import Cuda
 from vcut_runtime.backends.tensorrt import TensorRtBackend
 from vcut_runtime.backends.tensorrt_library import Library
 from vcut_runtime.bundle.graph import sized
-from vcut_runtime.bundle.manifest import decode
+from vcut_runtime.bundle.manifest import Manifest, decode
 
 
 class Result(enum.IntEnum):
@@ -507,3 +507,48 @@ class Machine:
 
     def count(self, kind: str, graph: str | None = None) -> int:
         return sum(k == kind and graph in (None, g) for k, g in self.trt.events)
+
+
+class Recorder:
+    """A backend without graphs. It keeps the inputs of each run, and fills the outputs with the number of the run."""
+
+    name = "recorder"
+    on_host = True
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.notes: list[str] = []
+        self.runs: list[tuple[str, dict[str, np.ndarray]]] = []
+
+    def upload(self, value: np.ndarray) -> np.ndarray:
+        return np.array(value)
+
+    def download(self, value: np.ndarray) -> np.ndarray:
+        return value
+
+    def run(self, graph: str, inputs: Any) -> dict[str, np.ndarray]:
+        self.runs.append((graph, dict(inputs)))
+        n = len(inputs["latents"]) if graph == "decode" else 0
+        return {
+            tensor.name: np.full(sized(tensor.shape, {"n": n}), len(self.runs), tensor.dtype)
+            for tensor in self.manifest.graphs[graph].outputs
+        }
+
+    def close(self) -> None: ...
+    def load(self, graph: str) -> None: ...
+    def wait(self, mark: Any) -> None: ...
+    def check_run(self, sizes: Any, graphs: Any) -> None: ...
+    def step_seconds(self, graph: str, sizes: Any) -> float:
+        return 0.0
+
+    def mark(self) -> float:
+        return 0.0
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+    def peak_memory(self) -> int | None:
+        return None
+
+    def max_decode_chunk(self) -> int | None:
+        return None

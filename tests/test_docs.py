@@ -44,7 +44,9 @@ def options(command: str) -> set[str]:
     return {option for p in parameters for option in (*p.opts, *p.secondary_opts)} | {"--help"}
 
 
-@pytest.mark.parametrize("document", ["README.md", "benchmarks/RESULTS.md", "export/vcut_export/svd_tiny/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "runtime/embedding.md", "benchmarks/RESULTS.md", "export/vcut_export/svd_tiny/README.md"]
+)
 def test_commands_in_the_docs_exist_with_their_options(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")
     lines = [line for block in re.findall(r"```\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]

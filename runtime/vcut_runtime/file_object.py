@@ -22,7 +22,7 @@ def write_to(save: Callable[[Path], Any], file: Any, format: str | None, suffixe
         VcutError: the file object refused the data.
     """
     if not hasattr(file, "write"):
-        raise UsageError(f"cannot save a video to a {type(file).__name__}: give a path or a file object")
+        raise UsageError(f"cannot save a video to an object of type {type(file).__name__}: give a path or a file")
     suffix = "." + str(format).lower().removeprefix(".")
     if suffix not in suffixes:
         given = "needs a format" if format is None else f"cannot have the format {format!r}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -29,17 +28,16 @@ from vcut_runtime.diffusers_names import (
     step_callback,
     without_ignored,
 )
-from vcut_runtime.errors import Cancelled, UsageError
+from vcut_runtime.errors import UsageError
 from vcut_runtime.finite import check_given
 from vcut_runtime.images import ImageLike, Photo, fit_notes, list_images, open_image
 from vcut_runtime.noise import IMAGE, LATENTS, normal
 from vcut_runtime.options import BackendOptions, RunOptions
 from vcut_runtime.run_input import run_inputs
 from vcut_runtime.run_plan import RunPlan, choose_sizes, plan_run
+from vcut_runtime.turns import CancellableTurn, check_cancelled, check_event
 from vcut_runtime.video import Video
 from vcut_runtime.video_run import Progress, State, VideoRun
-
-_LOOK_EVERY = 0.1  # seconds between two looks whether a waiting call was cancelled
 
 
 class Pipeline:
@@ -52,7 +50,7 @@ class Pipeline:
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
         self.backend = backend
-        self._lock, self._busy, self._closed = threading.RLock(), False, False
+        self._lock, self._making, self._closed = threading.RLock(), threading.Lock(), False
 
     @classmethod
     def load(
@@ -149,15 +147,17 @@ class Pipeline:
         check_output_type(output_type)
         options = merge(RunOptions, options, without_ignored(keywords))
         count = check_video_count(num_videos_per_prompt)
-        if cancel is not None and not hasattr(cancel, "is_set"):
-            raise UsageError(f"cancel is of type {type(cancel).__name__}: give a threading.Event")
+        check_event(cancel)
         if callback_on_step_end is not None:
             if callback is not None:
                 raise UsageError("callback and callback_on_step_end exclude each other: leave one out")
             callback = step_callback(self, callback_on_step_end)
         images, several = list_images(image)
-        with self._alone(cancel):
-            videos = self._make(images, count, options, latents, noise, generator, callback, progress, cancel)
+        # Only locks in a ``with``: Ctrl-C may come between any two lines of Python.
+        with self._lock if cancel is None else CancellableTurn(self._lock, cancel):
+            self._check_not_nested()
+            with self._making:
+                videos = self._make(images, count, options, latents, noise, generator, callback, progress, cancel)
         if output_type is not None:
             return frames_output(videos, output_type)
         return videos if several or count > 1 else videos[0]
@@ -168,7 +168,8 @@ class Pipeline:
         What the libraries themselves hold, such as the CUDA context, goes with the process. A closed pipeline makes no
         more videos. ``with Pipeline.load(...) as pipeline:`` closes it at the end.
         """
-        with self._alone():
+        with self._lock:
+            self._check_not_nested()
             if not self._closed:
                 self._closed = True
                 self.backend.close()
@@ -179,28 +180,10 @@ class Pipeline:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    @contextmanager
-    def _alone(self, cancel: threading.Event | None = None) -> Iterator[None]:
-        """Let one thread at a time use the backend, whose buffers hold one video.
-
-        Raises:
-            Cancelled: ``cancel`` was set while the thread waited.
-        """
-        try:
-            while not self._lock.acquire(timeout=-1 if cancel is None else _LOOK_EVERY):
-                _check_cancelled(cancel)
-            if self._busy:
-                raise UsageError(
-                    "a callback cannot use its own pipeline for another video, or close it: do it afterwards"
-                )
-            try:
-                self._busy = True
-                yield
-            finally:
-                self._busy = False
-        finally:
-            with suppress(RuntimeError):  # this thread was cancelled or interrupted before it had the lock
-                self._lock.release()
+    def _check_not_nested(self) -> None:
+        """Refuse a call by a callback: the lock lets its thread in, but the backend's buffers hold one video."""
+        if self._making.locked():
+            raise UsageError("a callback cannot use its own pipeline for another video, or close it: do it afterwards")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -227,7 +210,7 @@ class Pipeline:
         first_scale = np.float32(self.manifest.scheduler.noise_scale(plan.schedule[0].sigma))
         seeds = choose_seeds(options.seed, generator, len(inputs)) if draws else [None] * len(inputs)
         after_step = None if callback is None else lambda step, state: callback(state.done, step, state.latents)
-        before_graph = partial(_check_cancelled, cancel)
+        before_graph = partial(check_cancelled, cancel)
         fps = options.fps if options.output_fps is None else options.output_fps
         videos = []
         for part, seed in zip(inputs, seeds, strict=True):
@@ -282,11 +265,6 @@ class Pipeline:
         graphs = Counter(step.graph for step in plan.schedule)
         self.backend.check_run(plan.sizes, graphs)
         return sum(count * self.backend.step_seconds(graph, plan.sizes) for graph, count in graphs.items())
-
-
-def _check_cancelled(cancel: threading.Event | None) -> None:
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("the video was cancelled by its caller")
 
 
 def _no_progress(stage: str, done: int, total: int) -> None: ...

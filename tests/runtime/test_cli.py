@@ -159,6 +159,11 @@ def test_an_image_that_cannot_be_looked_at_is_misuse(small_bundle: Path) -> None
     assert said.endswith("(File name too long): check the path and its permissions")
 
 
+def test_a_url_is_misuse(small_bundle: Path) -> None:
+    done = vcut("run", small_bundle, "https://example.com/photo.jpg", "-q")
+    assert "the image is a URL (https:/...) and vcut opens no connection: download it" in error(done, 2)
+
+
 def test_what_is_finished_is_saved_before_the_next_image(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     images = (photo_file, tmp_path / "broken.jpg")

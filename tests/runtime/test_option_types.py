@@ -87,7 +87,8 @@ def test_another_type_is_refused_on_one_line(options: dict[str, Any], says: str)
 
 
 def test_what_fits() -> None:
-    boat = Boat(name="", sail=False, crew="none", route=np.arange(3.0), log=Path("log"), ports={"kiel": 1})
+    route: Any = np.arange(3.0)
+    boat = Boat(name="", sail=False, crew="none", route=route, log=Path("log"), ports={"kiel": 1})
     assert boat.crew == "none"
     assert Boat(route=[1.0]).route == [1.0]
     assert Boat(log="log").log == "log"  # pyright: ignore[reportArgumentType]
@@ -124,7 +125,8 @@ def test_the_records_of_vcut_check_their_types(record: Any, options: dict[str, A
 
 
 def test_numbers_of_numpy_in_a_run() -> None:
-    options = RunOptions(fps=np.int32(12), cut_step=np.int64(3), motion_bucket_id=np.float32(30), seed=np.uint8(1))
+    given: dict[str, Any] = {"fps": np.int32(12), "cut_step": np.int64(3), "motion_bucket_id": np.float32(30)}
+    options = RunOptions(**given, seed=1)
     assert (options.fps, options.cut_step, options.motion_bucket_id, options.seed) == (12, 3, 30.0, 1)
     rows = [Step(700.0, "semantic_binding", "both", (0.0, 1.0, 0.0))]
     assert RunOptions(schedule=rows).schedule == tuple(rows)  # pyright: ignore[reportArgumentType]

@@ -16,8 +16,9 @@ from PIL import Image
 import reference
 from conftest import psnr
 from example_manifest import example
+from fakes import Recorder
 from vcut_runtime import Bundle, Pipeline, RunOptions, Step, UsageError
-from vcut_runtime.bundle.graph import GRAPHS, sized
+from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Manifest, TensorSpec
 from vcut_runtime.noise import after_step, normal
 from vcut_runtime.schedule import GRIDS, choose_sigmas
@@ -693,51 +694,6 @@ def test_given_rows_are_checked_against_the_bundle(small: Pipeline, photo: Image
     with pytest.raises(UsageError, match=r"this bundle cannot play the schedule: step 3 runs .*_shallow") as caught:
         small(photo, schedule=wrong)
     assert "\n" not in str(caught.value)
-
-
-class Recorder:
-    """A backend without graphs. It keeps the inputs of each run, and fills the outputs with the number of the run."""
-
-    name = "recorder"
-    on_host = True
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.notes: list[str] = []
-        self.runs: list[tuple[str, dict[str, np.ndarray]]] = []
-
-    def upload(self, value: np.ndarray) -> np.ndarray:
-        return np.array(value)
-
-    def download(self, value: np.ndarray) -> np.ndarray:
-        return value
-
-    def run(self, graph: str, inputs: Any) -> dict[str, np.ndarray]:
-        self.runs.append((graph, dict(inputs)))
-        n = len(inputs["latents"]) if graph == "decode" else 0
-        return {
-            tensor.name: np.full(sized(tensor.shape, {"n": n}), len(self.runs), tensor.dtype)
-            for tensor in self.manifest.graphs[graph].outputs
-        }
-
-    def close(self) -> None: ...
-    def load(self, graph: str) -> None: ...
-    def wait(self, mark: Any) -> None: ...
-    def check_run(self, sizes: Any, graphs: Any) -> None: ...
-    def step_seconds(self, graph: str, sizes: Any) -> float:
-        return 0.0
-
-    def mark(self) -> float:
-        return 0.0
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
-
-    def peak_memory(self) -> int | None:
-        return None
-
-    def max_decode_chunk(self) -> int | None:
-        return None
 
 
 def recorded(manifest: Manifest, **options: Any) -> list[tuple[str, dict[str, np.ndarray]]]:

@@ -160,15 +160,19 @@ class Cuda:
 class Memory:
     """Device memory; it lives as long as this object."""
 
+    _call: Any = None  # until the object is whole: it may be interrupted as it begins
+
     def __init__(self, call: Callable[..., Any], address: int, size: int) -> None:
-        self._call, self.address, self.size = call, address, size
+        self.address, self.size, self._call = address, size, call
 
     def __del__(self) -> None:
-        _quietly(self._call, "cudaFree", self.address)  # waits for work in flight
+        _quietly(self._call, "cudaFree", getattr(self, "address", None))  # waits for work in flight
 
 
 class Event:
     """A point in the stream."""
+
+    _call: Any = None
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
@@ -185,12 +189,14 @@ class Event:
 class Captured:
     """A captured CUDA graph, ready to launch."""
 
+    _call: Any = None
+
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
         self.handle: Any = None
 
     def __del__(self) -> None:
-        _quietly(self._call, "cudaGraphExecDestroy", self.handle)
+        _quietly(self._call, "cudaGraphExecDestroy", getattr(self, "handle", None))
 
 
 def _quietly(call: Callable[..., Any], name: str, handle: Any) -> None:

@@ -39,7 +39,8 @@ class Block:
         self.address = memory.address
 
     def __del__(self) -> None:
-        self.pool.unused[self.memory.size].append(self.memory)
+        if hasattr(self, "address"):  # else it was interrupted as it began
+            self.pool.unused[self.memory.size].append(self.memory)
 
 
 class Pool:
