@@ -51,7 +51,8 @@ def test_the_attention_is_that_of_torch_in_fp32() -> None:
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     (ours,) = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)
-    exact = functional.scaled_dot_product_attention(*(torch.from_numpy(inputs[name]).float() for name in inputs))
+    query, key, value = (torch.from_numpy(inputs[name]).float() for name in inputs)
+    exact = functional.scaled_dot_product_attention(query, key, value)
     assert ours.dtype == np.float16
     assert np.abs(ours - (exact + 1).numpy()).max() <= 2**-10 * np.abs(ours).max()
 
