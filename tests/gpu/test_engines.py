@@ -44,25 +44,25 @@ def compiled(tiny_bundle: Callable[[str], Path], library: str, tmp_path_factory:
 
 @pytest.fixture(scope="module")
 def compiled_fp16(tiny_checkpoint: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from vcut_export import export
-
-    bundle = tmp_path_factory.mktemp("fp16") / "bundle"
-    export(str(tiny_checkpoint), bundle, precision="fp16", tca="fold", deep_cache=True)
-    return with_engines(bundle, library, tmp_path_factory)
+    return with_engines(in_fp16(tiny_checkpoint, tmp_path_factory), library, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def compiled_upcast(tiny_checkpoint: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from vcut_export import export
-
-    bundle = tmp_path_factory.mktemp("upcast") / "bundle"
-    export(str(tiny_checkpoint), bundle, precision="fp16", tca="fold", deep_cache=True, upcast_attention=True)
-    return with_engines(bundle, library, tmp_path_factory)
+    return with_engines(in_fp16(tiny_checkpoint, tmp_path_factory, upcast_attention=True), library, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def compiled_dynamic(slim_dynamic_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_engines(slim_dynamic_bundle, library, tmp_path_factory)
+
+
+def in_fp16(checkpoint: Path, folders: pytest.TempPathFactory, **options: Any) -> Path:
+    from vcut_export import export
+
+    return export(
+        str(checkpoint), folders.mktemp("fp16") / "bundle", precision="fp16", tca="fold", deep_cache=True, **options
+    ).bundle
 
 
 def with_engines(bundle: Path, library: str, folders: pytest.TempPathFactory) -> Path:

@@ -1,9 +1,9 @@
 """Attention in fp32 inside graphs of lower precision.
 
 A library may add up fp16 attention in fp16. TensorRT's ``Attention`` takes query, key and value of one type and no
-``softmax_precision``, so all three are cast, and the result is cast back. TensorRT-RTX 1.3 fuses these casts into its
-kernel: one attention of SVD's first level takes 94 MB of scratch memory with them and without them. Casts around single
-products of matrices are not fused: they take 10 GB.
+``softmax_precision``, so all three are cast, and the result is cast back. TensorRT-RTX 1.7 fuses these casts into its
+kernel: one attention of SVD's first level, 4 frames for an A10, takes 94 MB of scratch memory with them and without
+them. Casts around single products of matrices are not fused: they take 10 GB.
 """
 
 from __future__ import annotations
