@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +42,33 @@ def _fake_machine(library: Any, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def compiled(deep_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = Path(shutil.copytree(deep_bundle, tmp_path_factory.mktemp("fake") / "bundle"))
-    add_fake_engines(copy, library)
-    return copy
+    return with_engines(deep_bundle, library, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def compiled_fp16(small_checkpoint: Path, library: str, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from vcut_export import export
+    return with_engines(in_fp16("deep-fp16", small_checkpoint, once), library, tmp_path_factory)
 
-    options: dict[str, Any] = {"precision": "fp16", "deep_cache": True}
-    bundle = once("bundles/deep-fp16", lambda folder: export(str(small_checkpoint), folder, **options))
-    copy = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("fake") / "bundle"))
-    add_fake_engines(copy, library)
-    return copy
+
+@pytest.fixture(scope="module")
+def compiled_upcast(small_checkpoint: Path, library: str, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = in_fp16("deep-upcast", small_checkpoint, once, upcast_attention=True)
+    return with_engines(bundle, library, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def compiled_dynamic(dynamic_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = Path(shutil.copytree(dynamic_bundle, tmp_path_factory.mktemp("fake") / "bundle"))
+    return with_engines(dynamic_bundle, library, tmp_path_factory)
+
+
+def in_fp16(name: str, checkpoint: Path, once: Once, **options: Any) -> Path:
+    from vcut_export import export
+
+    write = partial(export, str(checkpoint), precision="fp16", deep_cache=True, **options)
+    return once(f"bundles/{name}", write)
+
+
+def with_engines(bundle: Path, library: str, folders: pytest.TempPathFactory) -> Path:
+    copy = Path(shutil.copytree(bundle, folders.mktemp("fake") / "bundle"))
     add_fake_engines(copy, library)
     return copy
