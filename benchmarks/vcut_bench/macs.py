@@ -31,7 +31,7 @@ from vcut_export.options import ExportOptions
 from vcut_export.plan import Plan, make_plan
 from vcut_runtime.bundle.geometry import MOST
 from vcut_runtime.bundle.manifest import Tca
-from vcut_runtime.command_options import check_choices, check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import check_types, check_numbers, merge, option, takes_options
 from vcut_runtime.host import peak_memory
 from vcut_runtime.schedule import (
     MOST_STEPS,
@@ -71,7 +71,7 @@ class MacsOptions:
     tca: Tca = option("remove", "Of vcut: remove or fold temporal cross-attention.")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_types(self)
         check_numbers(self)
         for cut_step in self.cut_steps or ():
             check_cut_step(cut_step, self.steps)

@@ -45,7 +45,7 @@ from vcut_runtime.bundle.manifest import Manifest, Measurement
 from vcut_runtime.command_options import (
     MOST_SEED,
     MOST_THREADS,
-    check_choices,
+    check_types,
     check_numbers,
     merge,
     option,
@@ -83,7 +83,7 @@ class TuneOptions:
     threads: int | None = option(None, "CPU threads. [default: the backend's own choice]", least=1, most=MOST_THREADS)
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_types(self)
         check_numbers(self)
         if self.min_psnr > 60:
             raise UsageError(f"min_psnr is {self.min_psnr:g}: give at most 60, more is below the steps of 8-bit frames")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vcut_runtime.command_options import check_choices, check_numbers, option
+from vcut_runtime.command_options import check_types, check_numbers, option
 from vcut_runtime.errors import UsageError
 
 Engines = Literal["auto", "tensorrt-rtx", "tensorrt", "none"]
@@ -36,7 +36,7 @@ class EngineOptions:
     verbose: bool = option(False, "Show the library's whole log while it builds.", "--verbose", "-v")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_types(self)
         check_numbers(self)
         if self.engines == "none" and self.gpu is not None:
             raise UsageError(f"--gpu {self.gpu} is given but --engines none builds nothing: leave one of them out")

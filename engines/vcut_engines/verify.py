@@ -23,7 +23,7 @@ from vcut_engines.verify_runners import (
     reference_side,
 )
 from vcut_runtime.bundle import Bundle, open_bundle
-from vcut_runtime.command_options import check_choices, merge, option
+from vcut_runtime.command_options import check_types, merge, option
 from vcut_runtime.comparison import TOLERANCE, Arrays, allowed_levels, inputs_of, sample_inputs
 from vcut_runtime.errors import UsageError, VcutError, first_line
 
@@ -58,7 +58,7 @@ class VerifyOptions:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_types(self)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from vcut_runtime.bundle.geometry import MOST
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Operators, Precision, Tca
-from vcut_runtime.command_options import MOST_SEED, check_choices, check_numbers, option
+from vcut_runtime.command_options import MOST_SEED, check_types, check_numbers, option
 from vcut_runtime.errors import UsageError
 from vcut_runtime.schedule import MOST_STEPS, PAPER_STEPS, CutStep, parse_cut_step
 
@@ -133,7 +133,7 @@ class ExportOptions:
         if isinstance(self.lora, str | Path):
             raise UsageError(f"lora is {str(self.lora)!r}: give a list of FILE or FILE:SCALE")
         object.__setattr__(self, "lora", tuple(str(text) for text in self.lora))
-        check_choices(self)
+        check_types(self)
         check_numbers(self)
         if self.small_gpu and self.dynamic:
             raise UsageError(

@@ -20,7 +20,7 @@ import typer
 from rich.markup import escape
 
 from vcut_runtime.errors import UsageError
-from vcut_runtime.option_types import check_choices as check_choices
+from vcut_runtime.option_types import check_types as check_types
 from vcut_runtime.option_types import words_of
 
 Record = TypeVar("Record")

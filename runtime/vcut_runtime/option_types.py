@@ -23,7 +23,7 @@ _NAMES: Mapping[Any, str] = {
 }
 
 
-def check_choices(options: Any) -> None:
+def check_types(options: Any) -> None:
     """Check that each field of a record has a value of its type, and a word of its choice.
 
     Numbers of numpy become Python's, and a whole number where any number may stand becomes a float.

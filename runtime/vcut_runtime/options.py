@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vcut_runtime.bundle.geometry import MOST
-from vcut_runtime.command_options import MOST_SEED, MOST_THREADS, check_choices, check_numbers, option
+from vcut_runtime.command_options import MOST_SEED, MOST_THREADS, check_types, check_numbers, option
 from vcut_runtime.errors import UsageError
 from vcut_runtime.guidance import check_guidance, parse_guidance
 from vcut_runtime.images import Fit
@@ -128,7 +128,7 @@ class RunOptions:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_types(self)
         check_numbers(self)
         if self.size is not None and (self.height, self.width) != (None, None):
             raise UsageError("size excludes height and width: leave one of them out")
@@ -162,5 +162,5 @@ class BackendOptions:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_types(self)
         check_numbers(self)

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from vcut_runtime import UsageError
-from vcut_runtime.command_options import check_choices, check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import check_types, check_numbers, merge, option, takes_options
 
 
 def level(text: str) -> int | Literal["off"]:
@@ -37,7 +37,7 @@ class Paint:
     hidden: int = option(7, "Not of the command line.", command=False)
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_types(self)
         check_numbers(self)
 
 

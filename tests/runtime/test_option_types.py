@@ -14,7 +14,7 @@ import torch
 
 from vcut_export import ExportOptions
 from vcut_runtime import BackendOptions, RunOptions, Step, UsageError
-from vcut_runtime.option_types import check_choices, words_of
+from vcut_runtime.option_types import check_types, words_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Boat:
     ports: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_types(self)
 
 
 @pytest.mark.parametrize("value", [4, np.int64(4), np.uint8(4), np.array(4), torch.tensor(4)])
