@@ -48,7 +48,7 @@ from vcut_bench.work import (
 from vcut_runtime import Bundle
 from vcut_runtime.bundle.geometry import MOST
 from vcut_runtime.bundle.manifest import Tca
-from vcut_runtime.command_options import MOST_SEED, MOST_THREADS, check_types, check_numbers, merge, option
+from vcut_runtime.command_options import MOST_SEED, MOST_THREADS, check_numbers, check_types, merge, option
 from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.images import Fit
 from vcut_runtime.schedule import MOST_STEPS, CutStep, QualityBias, check_cut_step, parse_cut_steps

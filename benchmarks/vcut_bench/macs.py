@@ -31,7 +31,7 @@ from vcut_export.options import ExportOptions
 from vcut_export.plan import Plan, make_plan
 from vcut_runtime.bundle.geometry import MOST
 from vcut_runtime.bundle.manifest import Tca
-from vcut_runtime.command_options import check_types, check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import check_numbers, check_types, merge, option, takes_options
 from vcut_runtime.host import peak_memory
 from vcut_runtime.schedule import (
     MOST_STEPS,

@@ -45,8 +45,8 @@ from vcut_runtime.bundle.manifest import Manifest, Measurement
 from vcut_runtime.command_options import (
     MOST_SEED,
     MOST_THREADS,
-    check_types,
     check_numbers,
+    check_types,
     merge,
     option,
     takes_options,

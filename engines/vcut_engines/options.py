@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vcut_runtime.command_options import check_types, check_numbers, option
+from vcut_runtime.command_options import check_numbers, check_types, option
 from vcut_runtime.errors import UsageError
 
 Engines = Literal["auto", "tensorrt-rtx", "tensorrt", "none"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from vcut_runtime.bundle.geometry import MOST
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import Operators, Precision, Tca
-from vcut_runtime.command_options import MOST_SEED, check_types, check_numbers, option
+from vcut_runtime.command_options import MOST_SEED, check_numbers, check_types, option
 from vcut_runtime.errors import UsageError
 from vcut_runtime.schedule import MOST_STEPS, PAPER_STEPS, CutStep, parse_cut_step
 

@@ -87,7 +87,7 @@ def run(
                 say(f"{image.name}: {note}")
         with progress_bars(quiet or json) as progress:
             video = pipeline(photo, options, seed=first + i, progress=progress)
-        video.save(path, quality)
+        video.save(path, quality=quality)
         seconds = {stage: round(value, 3) for stage, value in video.timings.items()}
         results.append(
             {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vcut_runtime.bundle.geometry import MOST
-from vcut_runtime.command_options import MOST_SEED, MOST_THREADS, check_types, check_numbers, option
+from vcut_runtime.command_options import MOST_SEED, MOST_THREADS, check_numbers, check_types, option
 from vcut_runtime.errors import UsageError
 from vcut_runtime.guidance import check_guidance, parse_guidance
 from vcut_runtime.images import Fit

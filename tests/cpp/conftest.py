@@ -11,5 +11,5 @@ from vcut_c import LIBRARY, Library
 def library() -> Library:
     """The library's C interface."""
     if not LIBRARY.is_file():
-        pytest.skip(f"there is no C++ library at {LIBRARY}: run 'make cpp'")
+        pytest.fail(f"there is no C++ library at {LIBRARY}: run 'make cpp'")
     return Library(LIBRARY)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vcut_c import Library
-from vcut_runtime.noise import MOST_SEED, after_step, normal
+from vcut_runtime.command_options import MOST_SEED
+from vcut_runtime.noise import after_step, normal
 
 
 @pytest.mark.parametrize(("seed", "stream"), [(0, 0), (3, 1), (1 << 40, after_step(7)), (MOST_SEED, 0)])

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from vcut_runtime import UsageError
-from vcut_runtime.command_options import check_types, check_numbers, merge, option, takes_options
+from vcut_runtime.command_options import check_numbers, check_types, merge, option, takes_options
 
 
 def level(text: str) -> int | Literal["off"]:

@@ -102,7 +102,7 @@ def colour_bars(height: int, width: int) -> np.ndarray:
 def test_colour_bars_survive_a_round_trip(tmp_path: Path, height: int, width: int, quality: int, levels: int) -> None:
     """FFmpeg decodes by the tags. By those of BT.601, which players assume without tags, colours are wrong."""
     bars = colour_bars(height, width)
-    path = Video(np.stack([bars] * 3), fps=7).save(tmp_path / "out.mp4", quality)
+    path = Video(np.stack([bars] * 3), fps=7).save(tmp_path / "out.mp4", quality=quality)
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
         tags = (context.color_range, context.color_primaries, context.color_trc, context.colorspace)
@@ -120,7 +120,7 @@ def test_quality_trades_size_for_error(tmp_path: Path, name: str) -> None:
     video = Video(np.stack([data.astronaut()[:256, :256]] * 2), fps=7)
     sizes, errors = [], []
     for quality in (1, 50, 90, 100):
-        path = video.save(tmp_path / name, quality)
+        path = video.save(tmp_path / name, quality=quality)
         frames = read_mp4(path)[0] if name == "out.mp4" else read_animation(path)[0]
         sizes.append(path.stat().st_size)
         errors.append(float(np.abs(frames.astype(int) - video.frames).mean()))
@@ -132,7 +132,7 @@ def test_quality_trades_size_for_error(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("quality", [0, 101])
 def test_an_impossible_quality_is_refused(tmp_path: Path, quality: int) -> None:
     with pytest.raises(UsageError, match=f"quality is {quality}: give 1 to 100"):
-        fade(2).save(tmp_path / "out.mp4", quality)
+        fade(2).save(tmp_path / "out.mp4", quality=quality)
     assert snapshot(tmp_path) == {}
 
 
