@@ -313,11 +313,26 @@ void read_model(const Json& value, const std::string& path, Manifest& out) {
       }
     });
   };
+  const auto unet = [](const Json& inner, const std::string& place) {
+    if (inner.is_null()) return;
+    if (!inner.is_object()) throw expected("object | null", inner, place);
+    std::string words;
+    record(inner, place, {{"name", text(words)}, {"fingerprint", text(words)}});
+  };
+  const auto adapters = [](const Json& inner, const std::string& place) {
+    elements(inner, place, [](const Json& item, const std::string& item_place) {
+      std::string words;
+      double scale = 0;
+      record(item, item_place, {{"file", text(words)}, {"sha256", text(words)}, {"scale", real(scale)}});
+    });
+  };
   record(value, path,
          {{"id", text(out.model_id)},
           {"revision", optional_text(revision)},
           {"random_weights", flag},
           {"seed", seed},
+          {"unet", unet},
+          {"adapters", adapters},
           {"configs", configs}});
 }
 
