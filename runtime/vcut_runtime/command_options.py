@@ -115,12 +115,13 @@ def check_numbers(options: Any) -> None:
             continue
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{f.name} is {value}: give a finite number")
+        said = f"{value:.15g}" if isinstance(value, float) else value  # 7 and not 7.0
         if least is not None and value < least:
-            raise UsageError(f"{f.name} is {value}: give at least {least}")
+            raise UsageError(f"{f.name} is {said}: give at least {least}")
         if most is not None and value > most:
-            raise UsageError(f"{f.name} is {value}: give at most {most}")
+            raise UsageError(f"{f.name} is {said}: give at most {most}")
         if abs(value) > _LARGEST:
-            raise UsageError(f"{f.name} is {value}: give a number that is finite in float32")
+            raise UsageError(f"{f.name} is {said}: give a number that is finite in float32")
 
 
 def _parameter(f: Field[Any], record: type) -> inspect.Parameter:

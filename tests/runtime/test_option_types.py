@@ -102,7 +102,7 @@ def test_words() -> None:
 @pytest.mark.parametrize(
     ("record", "options", "says"),
     [
-        (RunOptions, {"fps": 7.5}, "fps is 7.5: give a whole number"),
+        (RunOptions, {"height": 7.5}, "height is 7.5: give a whole number"),
         (RunOptions, {"cut_step": 2.5}, "cut_step is 2.5: give a whole number or 'none'"),
         (RunOptions, {"cut_step": True}, "cut_step is True"),
         (RunOptions, {"seed": "0"}, "seed is '0'"),
