@@ -1,0 +1,139 @@
+"""Reads a request for a video: a form with a file, or JSON with the photograph in base64. Nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect, Request
+
+from vcut_runtime import UsageError
+from vcut_runtime.images import Photo, open_image
+
+IMAGE = "input_reference"  # the name that other video servers use
+_MOST_FIELDS = 64
+_FIELD_BYTES = 1 << 16
+
+
+class TooLarge(Exception):
+    """The body or the photograph has more than the server takes."""
+
+
+class Upload(NamedTuple):
+    """The photograph's file, and the other fields."""
+
+    image: bytes
+    fields: dict[str, Any]
+
+
+async def read_upload(request: Request, most_bytes: int) -> Upload:
+    """Read a request's body.
+
+    Raises:
+        TooLarge: it has more than ``most_bytes``.
+        UsageError: it is neither a form nor JSON, or has no photograph.
+        ClientDisconnect: the client went away.
+    """
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    length = request.headers.get("content-length", "0")
+    if not length.isascii() or not length.isdigit() or int(length) > most_bytes:
+        raise TooLarge
+    if kind == "multipart/form-data":
+        return await _from_form(_bounded(request, most_bytes))
+    if kind == "application/json":
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > most_bytes:
+                raise TooLarge
+        return _from_json(bytes(body))
+    raise UsageError(f"the content type is {kind[:60]!r}: send a form (multipart/form-data) or application/json")
+
+
+def _bounded(request: Request, most_bytes: int) -> Request:
+    """Return ``request``, whose body may not have more than ``most_bytes``."""
+    receive, taken = request.receive, 0
+
+    async def counted() -> Any:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > most_bytes:
+            raise TooLarge
+        return message
+
+    return Request(request.scope, counted)
+
+
+async def _from_form(request: Request) -> Upload:
+    try:
+        form = await request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=_FIELD_BYTES)
+    except (TooLarge, ClientDisconnect):
+        raise
+    except Exception as error:  # of the parser, or an HTTPException around it
+        reason = getattr(error, "detail", None) or error
+        raise UsageError(f"the form cannot be read ({' '.join(str(reason).split())[:200]}): send multipart/form-data")
+    try:
+        fields: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            if name in fields:
+                raise UsageError(f"the field {name[:60]!r} comes twice: send it once")
+            fields[name] = value
+        photo = fields.pop(IMAGE, fields.pop("image", None))
+        if isinstance(photo, UploadFile):
+            return Upload(await photo.read(), _texts(fields))
+        return Upload(_image_of(photo), _texts(fields))
+    finally:
+        await form.close()
+
+
+def _texts(fields: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            raise UsageError(f"the field {name[:60]!r} is a file: send the photograph as {IMAGE}")
+    return dict(fields)
+
+
+def _from_json(body: bytes) -> Upload:
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"the body is not JSON ({' '.join(str(error).split())[:200]}): mend it") from None
+    if not isinstance(fields, dict) or len(fields) > _MOST_FIELDS:
+        raise UsageError(f"the body is no object of up to {_MOST_FIELDS} fields: send one")
+    photo = fields.pop(IMAGE, fields.pop("image", None))
+    if isinstance(photo, dict):
+        photo = photo.get("image_url")
+    return Upload(_image_of(photo), fields)
+
+
+def _image_of(value: Any) -> bytes:
+    """Return the bytes of base64, or of a data URL."""
+    if not value:
+        raise UsageError(f"there is no photograph: send it as {IMAGE}")
+    if not isinstance(value, str):
+        raise UsageError(f"{IMAGE} is no text: send the photograph in base64, or as a file of a form")
+    if "://" in value[:32]:
+        raise UsageError(f"{IMAGE} is an address, and this server fetches nothing: send the photograph itself")
+    text = value.partition(",")[2] if value.startswith("data:") else value
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise UsageError(f"{IMAGE} is not base64: encode the photograph's file") from None
+
+
+def check_photo(image: bytes, most_pixels: int) -> Photo:
+    """Decode the photograph once, so that a bad one is refused at once.
+
+    Raises:
+        UsageError: it cannot be decoded.
+        TooLarge: it has more than ``most_pixels``.
+    """
+    photo = open_image(image)
+    if photo.image.width * photo.image.height > most_pixels:
+        raise TooLarge
+    return photo
