@@ -85,6 +85,7 @@ def build_app(manifest: Manifest, settings: Settings, run_job: RunJob) -> FastAP
     app.get("/v1/videos/{video_id}/events", response_class=StreamingResponse, **videos)(service.events)
     app.delete("/v1/videos/{video_id}", **videos)(service.delete)
     app.get("/v1/models", tags=["service"])(service.models)
+    app.get("/schedules", tags=["service"])(service.schedules)
     app.get("/health", tags=["service"])(service.health)
     app.get("/metrics", response_class=Response, tags=["service"])(service.metrics)
     for path, name, kind in (
@@ -187,6 +188,10 @@ class Service:
     async def models(self) -> dict[str, Any]:
         """List the model."""
         return {"object": "list", "data": [{"id": self.manifest.model.id, "object": "model", "owned_by": "vcut"}]}
+
+    async def schedules(self) -> dict[str, list[str]]:
+        """List the bundle's schedules, the default first."""
+        return {"schedules": list(self.manifest.schedules)}
 
     async def health(self) -> dict[str, str]:
         """Tell that the service answers."""

@@ -1,0 +1,87 @@
+"""``vcut serve``: parse, start, wait."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vcut_runtime import BackendOptions, UsageError, VcutError, open_bundle
+from vcut_runtime.backends import BACKENDS
+from vcut_runtime.command_options import MOST_THREADS, takes_options
+from vcut_runtime.host import usable_cpus
+from vcut_runtime.terminal import QUIET, say
+
+KEY = "VCUT_API_KEY"
+
+
+@takes_options
+def serve_command(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", show_default=False)],
+    backend_options: BackendOptions,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
+    results: Annotated[
+        str, typer.Option(help="Folder of the jobs and videos, or a URL of fsspec such as s3://bucket/videos.")
+    ] = "vcut-videos",
+    workers: Annotated[
+        int | None, typer.Option(help="Pipelines that run always. [default: one on each GPU, or one]")
+    ] = None,
+    most_workers: Annotated[int | None, typer.Option(help="Pipelines under load. [default: --workers]")] = None,
+    queue: Annotated[int, typer.Option(help="Videos that may wait or be made; more get an answer 429.")] = 32,
+    expiry: Annotated[float, typer.Option(help="Hours that a finished video is kept.")] = 24.0,
+    most_megabytes: Annotated[int, typer.Option(help="Of a request.")] = 32,
+    most_megapixels: Annotated[int, typer.Option(help="Of a photograph.")] = 64,
+    api_key: Annotated[
+        str | None, typer.Option(envvar=KEY, help="Key that requests must carry as Bearer.", show_default=False)
+    ] = None,
+    backend: Annotated[str, typer.Option(help=f"{', '.join(BACKENDS)}, or auto.")] = "auto",
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to run on. [default: this machine]")
+    ] = None,
+    quiet: Annotated[bool, QUIET] = False,
+) -> None:
+    """Serve a bundle over HTTP: the API of other video servers, a page at / and its description at /docs."""
+    for name, value, most in (
+        ("port", port, 65535),
+        ("workers", workers, MOST_THREADS),
+        ("most-workers", most_workers, MOST_THREADS),
+        ("queue", queue, 100_000),
+        ("most-megabytes", most_megabytes, 4096),
+        ("most-megapixels", most_megapixels, 256),
+    ):
+        if value is not None and not 1 <= value <= most:
+            raise UsageError(f"{name} is {value}: give 1 to {most}")
+    if not 0 < expiry <= 24 * 365:
+        raise UsageError(f"expiry is {expiry}: give hours, up to {24 * 365}")
+    manifest = open_bundle(bundle).manifest  # every file is compared with its sha256, once
+    try:
+        from vcut_serving.app import Settings
+        from vcut_serving.deploy import Deployment, start
+    except ImportError as error:
+        raise VcutError(f"{error.name} is not installed: pip install -e '.[serve]'") from None
+    from vcut_serving.ray_cluster import connected, gpus_of_worker
+
+    url = results if "://" in results else str(Path(results).resolve())
+    settings = Settings(url, queue, most_megabytes << 20, most_megapixels * 1_000_000, expiry * 3600, api_key or None)
+    with connected(ray) as library:
+        resources = library.cluster_resources()
+        gpus = gpus_of_worker(manifest, backend, resources.get("GPU", 0))
+        least = workers or max(1, int(resources.get("GPU", 0)) if gpus else 1)
+        most = max(most_workers or least, least)
+        if not gpus and backend_options.threads is None:
+            backend_options = replace(backend_options, threads=max(1, usable_cpus() // most))
+        start(library, Deployment(str(bundle.resolve()), backend, backend_options, least, most, gpus, host, port), settings)
+        if not quiet:
+            say(f"http://{host}:{port} serves {manifest.model.id} with {least} worker(s), process {os.getpid()}")
+        try:
+            while True:
+                time.sleep(3600)
+        finally:
+            from ray import serve
+
+            serve.shutdown()
