@@ -103,7 +103,8 @@ class Machine {
       engine.outputs = graph.outputs;
       for (const auto& tensor : graph.inputs) {
         if (!tensor.has_free()) continue;
-        engine.profile[tensor.name] = {sized(tensor.shape, least), sized(tensor.shape, most), sized(tensor.shape, most)};
+        const auto high = sized(tensor.shape, most);
+        engine.profile[tensor.name] = {sized(tensor.shape, least), high, high};
       }
       engine.activation_bytes = settings.activation_bytes * (name == "decode" ? 2 : 1);
       engine.weight_bytes = settings.weight_bytes;
@@ -128,6 +129,26 @@ struct Run {
   }
   Video last;
 };
+
+inline BackendOptions low_memory() {
+  BackendOptions options;
+  options.low_memory = true;
+  return options;
+}
+
+inline BackendOptions without_graphs() {
+  BackendOptions options;
+  options.cuda_graphs = false;
+  return options;
+}
+
+inline EngineSettings settings(const std::string& library) {
+  EngineSettings result;
+  result.library = library;
+  return result;
+}
+
+inline const std::vector<std::string> libraries{"tensorrt-rtx", "tensorrt"};
 
 template <typename Call>
 std::string refusal_of(const Call& call) {

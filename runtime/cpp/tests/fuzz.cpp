@@ -1,5 +1,5 @@
-// What strangers may write, for libFuzzer: manifests, ONNX graphs and photographs. The input's first bytes choose which,
-// so any bundle and any photograph is a seed:
+// What strangers may write, for libFuzzer: manifests, ONNX graphs and photographs. The first byte chooses which, so
+// any bundle and any photograph is a seed:
 //
 //   cmake --preset fuzz && cmake --build --preset fuzz
 //   build/fuzz/vcut_fuzz CORPUS BUNDLE PHOTOS

@@ -13,7 +13,8 @@ TEST_CASE("TensorRT-RTX refuses what is no engine, and its words arrive") {
   const SharedLibrary library({file}, "TensorRT-RTX", "name its file");
   const int installed = library.symbol<int32_t()>("getInferLibVersion")();
   CHECK(installed / 10000 == nvinfer_rtx()->version / 10000);
-  const auto runtime = nvinfer_rtx()->start(reinterpret_cast<void*>(library.symbol<void()>("createInferRuntime_INTERNAL")));
+  auto* create = library.symbol<void()>("createInferRuntime_INTERNAL");
+  const auto runtime = nvinfer_rtx()->start(reinterpret_cast<void*>(create));
   REQUIRE(runtime != nullptr);
   const std::string header(4096, 'x');
   CHECK(runtime->refusal(header.data(), header.size()) == "malformed engine");

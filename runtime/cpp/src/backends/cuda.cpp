@@ -163,9 +163,9 @@ void Cuda::check(int code, const char* function, const std::string& what, size_t
     size_t free = 0;
     size_t total = 0;
     driver_->memory(&free, &total);
-    const std::string need = what.empty() ? "" : " for " + what + " (" + gigabytes(static_cast<double>(size), 2) + " GB)";
-    throw failed("the GPU is out of memory" + need + ", " + gigabytes(static_cast<double>(free), 2) + " of " +
-                 gigabytes(static_cast<double>(total), 2) +
+    const auto words = [](size_t bytes) { return gigabytes(static_cast<double>(bytes), 2); };
+    const std::string need = what.empty() ? "" : " for " + what + " (" + words(size) + " GB)";
+    throw failed("the GPU is out of memory" + need + ", " + words(free) + " of " + words(total) +
                  " GB are free: use --low-memory, close other programs, or export smaller sizes");
   }
   throw failed(std::string("CUDA failed in ") + function + " (" + driver_->describe(code) +

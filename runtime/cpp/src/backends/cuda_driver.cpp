@@ -2,6 +2,7 @@
 // CUDA is needed.
 #include <dlfcn.h>
 
+#include <mutex>
 #include <string>
 
 #include "backends/driver.hpp"
@@ -39,14 +40,12 @@ void* load() {
 
 class CudaDriver final : public Driver {
  public:
-  ~CudaDriver() override {
-    if (context_ != nullptr) release_(device_);
-  }
-
   int init() override { return init_(0); }
   int version(int* version) override { return version_(version); }
   int device_count(int* count) override { return count_(count); }
   int open() override {
+    const std::lock_guard<std::mutex> guard(lock_);
+    if (context_ != nullptr) return 0;
     if (const int code = get_(&device_, 0)) return code;
     return retain_(&context_, device_);  // TensorRT works in the primary context, too
   }
@@ -99,6 +98,7 @@ class CudaDriver final : public Driver {
 
  private:
   void* library_ = load();  // never closed
+  std::mutex lock_;
   int device_ = 0;
   Handle context_ = nullptr;
   Function<unsigned> init_{library_, "cuInit"};
@@ -106,7 +106,6 @@ class CudaDriver final : public Driver {
   Function<int*> count_{library_, "cuDeviceGetCount"};
   Function<int*, int> get_{library_, "cuDeviceGet"};
   Function<Handle*, int> retain_{library_, "cuDevicePrimaryCtxRetain"};
-  Function<int> release_{library_, "cuDevicePrimaryCtxRelease_v2"};
   Function<char*, int, int> name_{library_, "cuDeviceGetName"};
   Function<int*, int, int> attribute_{library_, "cuDeviceGetAttribute"};
   Function<Handle> push_{library_, "cuCtxPushCurrent_v2"};
@@ -136,6 +135,10 @@ class CudaDriver final : public Driver {
 
 }  // namespace
 
-std::shared_ptr<Driver> installed_driver() { return std::make_shared<CudaDriver>(); }
+// The driver lives until the process ends. TensorRT keeps kernels in the primary context and does not see it go.
+std::shared_ptr<Driver> installed_driver() {
+  static const auto* driver = new std::shared_ptr<Driver>(std::make_shared<CudaDriver>());
+  return *driver;
+}
 
 }  // namespace vcut_core

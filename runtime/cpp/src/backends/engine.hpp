@@ -1,5 +1,5 @@
-// What the TensorRT backend needs from TensorRT or TensorRT-RTX. Tests put engines of their own behind it. No function
-// throws; those that can fail return false or null, and the library's reason is in EngineRuntime::errors.
+// What the TensorRT backend needs from TensorRT or TensorRT-RTX. Tests put engines of their own behind it. Functions
+// that can fail return false or null, and the library's reason is in EngineRuntime::errors.
 #pragma once
 
 #include <cstddef>
@@ -66,6 +66,7 @@ class EngineRuntime {
 class EngineLibrary {
  public:
   virtual ~EngineLibrary() = default;
+  // Starts the library on the current GPU; null if it does not start. Throws Error if this build does not fit it.
   virtual std::unique_ptr<EngineRuntime> runtime() const = 0;
 
   std::string name;     // tensorrt or tensorrt-rtx

@@ -26,7 +26,8 @@ EngineFile::EngineFile(const Bundle& bundle, const Engine& entry) {
   const std::string reason = std::generic_category().message(errno);
   if (file >= 0) close(file);
   if (!is_read) {
-    throw bad_bundle(root + ": " + entry.file + " cannot be read (" + reason + "): check its permissions, or copy it again");
+    throw bad_bundle(root + ": " + entry.file + " cannot be read (" + reason +
+                     "): check its permissions, or copy it again");
   }
   if (sha256(data_, size_) != entry.sha256) {
     munmap(data_, size_);

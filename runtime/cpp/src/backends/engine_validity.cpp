@@ -10,7 +10,8 @@
 namespace vcut_core {
 namespace {
 
-// The compute capabilities that TensorRT-RTX runs on, from its support matrix. Hopper and data centre Blackwell are not.
+// The compute capabilities that TensorRT-RTX runs on, from its support matrix. Hopper and data centre Blackwell are not
+// among them.
 const std::vector<std::string> rtx_capabilities{"7.5", "8.0", "8.6", "8.9", "12.0", "12.1"};
 constexpr std::streamsize header = 4096;  // more than any library's engine header (TensorRT-RTX 1.7: 64)
 

@@ -68,7 +68,9 @@ class Context final : public EngineContext {
 
   bool captures() const override { return captures_; }
   bool can_be_captured(Handle stream) override {
-    if constexpr (HasCapturable<NvContext>::value) return context_->isStreamCapturable(static_cast<cudaStream_t>(stream));
+    if constexpr (HasCapturable<NvContext>::value) {
+      return context_->isStreamCapturable(static_cast<cudaStream_t>(stream));
+    }
     return true;
   }
   void set_memory(Address address, size_t size) override {

@@ -1,5 +1,4 @@
 // TensorRT and TensorRT-RTX as they are installed here.
-#include <algorithm>
 #include <map>
 #include <mutex>
 
@@ -27,20 +26,26 @@ class InstalledLibrary final : public EngineLibrary {
       const auto number = library_.symbol<int32_t()>(("getInferLib" + std::string(part) + "Version").c_str());
       version += (version.empty() ? "" : ".") + std::to_string(number());
     }
-    const int installed = library_.symbol<int32_t()>("getInferLibVersion")();
-    // Classes grow at their end within a major version; another one lays them out anew.
-    if (installed / 10000 != headers.version / 10000 || installed / 100 < headers.version / 100) {
-      throw usage(full_title() + " does not fit the " + headers.words + " that this library was built for: install " +
-                  "that, or build this library with the headers of " + version);
-    }
   }
 
   const std::string& file() const { return library_.file(); }
   std::unique_ptr<EngineRuntime> runtime() const override {
+    check_layout();
     return headers_.start(reinterpret_cast<void*>(library_.symbol<void()>("createInferRuntime_INTERNAL")));
   }
 
  private:
+  // The library takes every program. TensorRT's classes grow at their end within a major version; TensorRT-RTX 1.5 laid
+  // them out anew, so that library must be of the headers' minor version.
+  void check_layout() const {
+    const int installed = library_.symbol<int32_t()>("getInferLibVersion")() / 100;
+    const int ours = headers_.version / 100;
+    if (installed == ours || (!is_rtx(name) && installed / 100 == ours / 100 && installed > ours)) return;
+    throw usage(full_title() + " does not fit the headers of " + headers_.words +
+                " that this library was built with: install that version, or build this library with the headers of " +
+                version);
+  }
+
   const NvInfer& headers_;
   SharedLibrary library_;
 };
