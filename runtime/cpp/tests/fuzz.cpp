@@ -1,8 +1,8 @@
 // What strangers may write, for libFuzzer: manifests, ONNX graphs and photographs. The first byte chooses which, so
 // any bundle and any photograph is a seed:
 //
-//   cmake --preset fuzz && cmake --build --preset fuzz
-//   build/fuzz/vcut_fuzz CORPUS BUNDLE PHOTOS
+//   cmake --preset fuzz && cmake --build --preset fuzz --target vcut_fuzz
+//   build/fuzz/vcut_fuzz CORPUS BUNDLE PHOTOGRAPHS
 //
 // Whatever the input, the answer is a result or one of the errors below.
 #include <cstddef>
