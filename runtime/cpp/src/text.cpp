@@ -61,6 +61,12 @@ std::string short_number(double value) { return formatted("%g", value); }
 
 std::string size_in_gib(double bytes) { return formatted("%.0f", bytes / 1073741824.0); }
 
+std::string gigabytes(double bytes, int digits) {
+  std::array<char, 400> buffer{};
+  const int length = std::snprintf(buffer.data(), buffer.size(), "%.*f", digits, bytes / 1e9);
+  return {buffer.data(), static_cast<size_t>(length)};
+}
+
 std::string joined(const std::vector<std::string>& words) {
   std::string result;
   for (const auto& word : words) result += (result.empty() ? "" : ", ") + word;
