@@ -49,7 +49,7 @@ vcut_error no_memory{VCUT_INTERNAL, "out of memory: choose a smaller video, or c
 
 vcut_error* made(vcut_code code, const std::string& message) {
   try {
-    return new vcut_error{code, as_utf8(one_line(message))};
+    return new vcut_error{code, printable(message)};
   } catch (...) {
     return &no_memory;
   }
