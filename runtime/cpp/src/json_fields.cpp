@@ -23,15 +23,11 @@ class Builder : public nlohmann::json_sax<Json> {
 
   bool null() override { return add(nullptr); }
   bool boolean(bool value) override { return add(value); }
-  bool number_integer(number_integer_t value) override {
-    return value == std::numeric_limits<int64_t>::min() ? add_digits(std::to_string(value)) : add(value);
-  }
-  bool number_unsigned(number_unsigned_t value) override {
-    if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return add_digits(std::to_string(value));
-    return add(static_cast<int64_t>(value));
-  }
+  bool number_integer(number_integer_t value) override { return add(value); }
+  bool number_unsigned(number_unsigned_t value) override { return add(value); }
   bool number_float(number_float_t value, const string_t& digits) override {
-    return digits.find_first_of(".eE") == std::string::npos ? add_digits(digits) : add(value);
+    if (digits.find_first_of(".eE") != std::string::npos) return add(value);
+    return add(Json::binary(Json::binary_t::container_type(digits.begin(), digits.end())));
   }
   bool string(string_t& value) override { return add(value); }
   bool binary(binary_t&) override { return false; }
@@ -60,9 +56,6 @@ class Builder : public nlohmann::json_sax<Json> {
     place(std::move(value));
     return true;
   }
-  bool add_digits(const std::string& digits) {
-    return add(Json::binary(Json::binary_t::container_type(digits.begin(), digits.end())));
-  }
   bool open(Json value) {
     problem = "too many brackets within each other";
     if (open_.size() >= deepest_text) return false;
@@ -77,6 +70,13 @@ class Builder : public nlohmann::json_sax<Json> {
   std::vector<Json*> open_;  // objects and lists around the next value
   std::string key_;
 };
+
+// Tells whether the magnitude of a whole number takes more than 63 bits.
+bool is_beyond(const Json& value) {
+  constexpr auto largest = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  if (value.is_number_unsigned()) return value.get<uint64_t>() > largest;
+  return value.is_binary() || value.get<int64_t>() == std::numeric_limits<int64_t>::min();
+}
 
 }  // namespace
 
@@ -94,7 +94,7 @@ std::string impossible_value(const Json& manifest) {
     if (depth > deepest) return "the manifest is nested too deeply";
     if (value->is_structured()) {
       for (const Json& item : *value) values.emplace_back(&item, depth + 1);
-    } else if (value->is_binary()) {
+    } else if (is_whole(*value) && is_beyond(*value)) {
       return "the manifest has the number " + whole_number(*value) + ", which is too large";
     } else if (value->is_number_float() &&
                std::abs(value->get<double>()) > static_cast<double>(std::numeric_limits<float>::max())) {
@@ -109,8 +109,8 @@ const char* kind_of(const Json& value) {
   if (value.is_array()) return "array";
   if (value.is_string()) return "str";
   if (value.is_boolean()) return "bool";
-  if (is_whole(value)) return "int";
-  if (value.is_number()) return "float";
+  if (value.is_number_integer()) return "int";
+  if (value.is_number() || value.is_binary()) return "float";  // as msgspec says of a number beyond 64 bits
   return "null";
 }
 
@@ -135,7 +135,7 @@ void record(Json& value, const std::string& path, std::initializer_list<Field> f
   }
 }
 
-void each(Json& value, const std::string& path, const std::function<void(const std::string&, const Json&)>& read) {
+void each(Json& value, const std::string& path, const std::function<void(const std::string&, Json&)>& read) {
   if (!value.is_object()) throw expected("object", value, path);
   for (const auto& [key, inner] : value.items()) read(key, inner);
 }
@@ -175,13 +175,14 @@ Read word(std::string& out, std::initializer_list<const char*> words) {
 bool is_whole(const Json& value) { return value.is_number_integer() || value.is_binary(); }
 
 std::string whole_number(const Json& value) {
+  if (value.is_number_unsigned()) return std::to_string(value.get<uint64_t>());
   if (!value.is_binary()) return std::to_string(value.get<int64_t>());
   return {value.get_binary().begin(), value.get_binary().end()};
 }
 
 int64_t integer_of(const Json& value, const std::string& path) {
   if (!is_whole(value)) throw expected("int", value, path);
-  if (value.is_binary()) return whole_number(value)[0] == '-' ? -most : most;
+  if (is_beyond(value)) return whole_number(value)[0] == '-' ? -most : most;
   return std::clamp(value.get<int64_t>(), -most, most);
 }
 
@@ -212,6 +213,7 @@ Read shape(std::vector<Dimension>& out) {
       Dimension dimension;
       if (inner.is_string()) {
         dimension.symbol = inner.get<std::string>();
+        if (dimension.symbol.empty()) dimension.symbol = "?";  // free, and unlike every name
       } else if (is_whole(inner)) {
         dimension.size = integer_of(inner, place);
       } else {

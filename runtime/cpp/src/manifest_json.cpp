@@ -164,6 +164,15 @@ Read channels(std::vector<int64_t>& out) {
   };
 }
 
+// Numbers beyond 64 bits are whole numbers here, and not floats as elsewhere in messages.
+void cut(Json& value) {
+  if (is_whole(value)) value = integer_of(value, "$");
+  if (!value.is_array()) return;
+  for (Json& item : value) {
+    if (is_whole(item)) item = integer_of(item, "$");
+  }
+}
+
 // Reads the part of a UNet's configuration that decides its cost; an absent field has diffusers' default.
 UnetConfig read_unet(Json& config) {
   UnetConfig unet;
@@ -178,7 +187,9 @@ UnetConfig read_unet(Json& config) {
                                   {"out_channels", bounded(unet.out_channels, most_width)}};
   for (const auto& [key, value] : config.items()) {
     for (const Field& field : fields) {
-      if (key == field.name) field.read(value, "$." + key);
+      if (key != field.name) continue;
+      cut(value);
+      field.read(value, "$." + key);
     }
   }
   const size_t levels = unet.channels.size();
