@@ -10,12 +10,6 @@
 namespace vcut_core {
 namespace {
 
-std::string formatted(const char* format, double value) {
-  std::array<char, 400> buffer{};
-  const int length = std::snprintf(buffer.data(), buffer.size(), format, value);
-  return {buffer.data(), static_cast<size_t>(length)};
-}
-
 // First and last of the characters that do not print: control, format, private and surrogate ones, and spaces apart
 // from the plain one. Python's isprintable also refuses those without a meaning so far.
 constexpr std::array<std::pair<char32_t, char32_t>, 28> hidden{{
@@ -125,6 +119,12 @@ std::string number(double value) {
   std::string result(buffer.data(), fixed.ptr);
   if (result.find('.') == std::string::npos) result += ".0";
   return result;
+}
+
+std::string formatted(const char* format, double value) {
+  std::array<char, 400> buffer{};
+  const int length = std::snprintf(buffer.data(), buffer.size(), format, value);
+  return {buffer.data(), static_cast<size_t>(length)};
 }
 
 std::string short_number(double value) { return formatted("%g", value); }

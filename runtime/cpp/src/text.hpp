@@ -12,6 +12,7 @@ namespace vcut_core {
 std::string repr(std::string_view text);                  // repr() of a string
 std::string number(double value);                           // repr() of a float
 std::string short_number(double value);                     // f"{value:g}"
+std::string formatted(const char* format, double value);    // as printf has it
 std::string joined(const std::vector<std::string>& words);  // ", ".join(words)
 std::string listed(const std::vector<int64_t>& numbers);    // str() of a list
 std::string one_line(std::string_view text);                // " ".join(text.split())
