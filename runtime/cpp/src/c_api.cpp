@@ -6,6 +6,7 @@
 #include <new>
 
 #include "error.hpp"
+#include "finite.hpp"
 #include "image_file.hpp"
 #include "noise.hpp"
 #include "pipeline.hpp"
@@ -49,7 +50,7 @@ vcut_error no_memory{VCUT_INTERNAL, "out of memory: choose a smaller video, or c
 
 vcut_error* made(vcut_code code, const std::string& message) {
   try {
-    return new vcut_error{code, as_utf8(one_line(message))};
+    return new vcut_error{code, printable(message)};
   } catch (...) {
     return &no_memory;
   }
@@ -141,6 +142,7 @@ RunOptions run_options(const vcut_run_options& given) {
     for (size_t i = 0; i < given.step_count; ++i) options.rows->push_back(step_of(given.steps[i]));
     if (given.schedule != nullptr) throw usage("schedule and steps exclude each other: leave one out");
   }
+  options.auto_size = given.auto_size != 0;
   options.height = unless(given.height, 0);
   options.width = unless(given.width, 0);
   options.num_frames = unless(given.num_frames, 0);
@@ -164,26 +166,23 @@ RunOptions run_options(const vcut_run_options& given) {
     options.guidance_scales.emplace(given.guidance_scales, given.guidance_scales + given.guidance_count);
   }
   options.fps = given.fps;
+  options.output_fps = unless_nan(given.output_fps);
   options.motion_bucket_id = given.motion_bucket_id;
   options.noise_aug_strength = given.noise_aug_strength;
   if (given.has_seed != 0) options.seed = given.seed;
-  options.decode_chunk = unless(given.decode_chunk, 0);
+  options.decode_chunk_size = unless(given.decode_chunk_size, 0);
   options.decode_overlap = unless(given.decode_overlap, -1);
   options.fit = text_or(given.fit, "stretch");
   return options;
 }
 
-Pixels pixels_of(const vcut_image& image) {
+Pixels pixels_of(const vcut_image& image, std::vector<std::string>& notes) {
   if (image.kind == VCUT_IMAGE_FILE) {
     require(image.path, "the image's path");
-    return read_image(image.path);
+    return read_image(image.path, notes);
   }
   require(image.data, "the image's data");
-  if (image.kind == VCUT_IMAGE_ENCODED) return decode_image(image.data, image.data_bytes, "the image");
-  if (image.height < 1 || image.width < 1) {
-    throw usage("an image must be [height, width, 3], this one is [" + std::to_string(image.height) + ", " +
-                std::to_string(image.width) + ", 3]");
-  }
+  if (image.kind == VCUT_IMAGE_ENCODED) return decode_image(image.data, image.data_bytes, "the image's data", notes);
   const size_t count = size_of({image.height, image.width, 3}, "uint8");
   Pixels pixels{image.height, image.width, {}};
   if (image.kind == VCUT_IMAGE_RGB8) {
@@ -195,18 +194,42 @@ Pixels pixels_of(const vcut_image& image) {
   return pixels;
 }
 
-std::vector<float> tensor_of(const vcut_image& image, int64_t height, int64_t width, const std::string& fit) {
-  if (image.kind < VCUT_IMAGE_FILE || image.kind > VCUT_IMAGE_TENSOR) {
-    throw usage("the image has an unknown kind: give one of vcut_image_kind");
-  }
-  if (image.kind != VCUT_IMAGE_TENSOR) return to_tensor(fit_image(pixels_of(image), height, width, fit));
+// A tensor is of the video's size already.
+std::vector<float> tensor_of(const vcut_image& image, int64_t height, int64_t width) {
   require(image.data, "the image's data");
   if (image.height != height || image.width != width) {
     throw usage("the image's tensor is " + std::to_string(image.height) + "x" + std::to_string(image.width) +
                 ", the video " + std::to_string(height) + "x" + std::to_string(width) + ": resize it before");
   }
   const auto* data = static_cast<const float*>(image.data);
-  return {data, data + 3 * height * width};
+  std::vector<float> tensor(data, data + 3 * height * width);
+  check_given("the image", tensor);
+  return tensor;
+}
+
+Photo open_photo(const vcut_image& image) {
+  if (image.kind < VCUT_IMAGE_FILE || image.kind > VCUT_IMAGE_TENSOR) {
+    throw usage("the image has an unknown kind: give one of vcut_image_kind");
+  }
+  const bool is_array = image.kind != VCUT_IMAGE_FILE && image.kind != VCUT_IMAGE_ENCODED;
+  if (is_array && (image.height < 1 || image.width < 1)) {
+    throw usage("an image array must be [height, width, 3], this one is [" + std::to_string(image.height) + ", " +
+                std::to_string(image.width) + ", 3]");
+  }
+  Photo photo;
+  if (image.kind == VCUT_IMAGE_TENSOR) {
+    photo.height = image.height;
+    photo.width = image.width;
+    photo.fitted = [image](int64_t height, int64_t width, const std::string&) { return tensor_of(image, height, width); };
+    return photo;
+  }
+  const auto pixels = std::make_shared<const Pixels>(pixels_of(image, photo.notes));
+  photo.height = pixels->height;
+  photo.width = pixels->width;
+  photo.fitted = [pixels](int64_t height, int64_t width, const std::string& fit) {
+    return to_tensor(fit_image(*pixels, height, width, fit));
+  };
+  return photo;
 }
 
 [[noreturn]] void cancel() { throw Error(Code::cancelled, "the video was cancelled"); }
@@ -227,6 +250,12 @@ Request request_of(const vcut_run_options& given) {
   }
   if (const auto callback = given.on_step) {
     request.after_step = [callback, user_data](int64_t number, const Step& step, const std::vector<float>& latents) {
+      const vcut_step view = view_of(step);
+      if (callback(user_data, static_cast<int32_t>(number), &view, latents.data(), latents.size()) != 0) cancel();
+    };
+  }
+  if (const auto callback = given.on_latents) {
+    request.change = [callback, user_data](int64_t number, const Step& step, std::vector<float>& latents) {
       const vcut_step view = view_of(step);
       if (callback(user_data, static_cast<int32_t>(number), &view, latents.data(), latents.size()) != 0) cancel();
     };
@@ -337,6 +366,7 @@ void vcut_run_options_init_sized(vcut_run_options* options, size_t size) {
   defaults.max_guidance_scale = std::nan("");
   defaults.guidance = "linear";
   defaults.fps = 7;
+  defaults.output_fps = std::nan("");
   defaults.motion_bucket_id = 127;
   defaults.noise_aug_strength = 0.02;
   defaults.decode_overlap = -1;
@@ -354,6 +384,7 @@ vcut_error* vcut_pipeline_load(const char* folder, const vcut_load_options* opti
     BackendOptions backend_options;
     backend_options.threads = unless(given.threads, 0);
     if (given.low_memory >= 0) backend_options.low_memory = given.low_memory != 0;
+    backend_options.check();
     backend_options.cuda_graphs = given.cuda_graphs != 0;
     backend_options.onnxruntime_library = text_or(given.onnxruntime_library, "");
     backend_options.tensorrt_library = text_or(given.tensorrt_library, "");
@@ -393,11 +424,9 @@ vcut_error* vcut_pipeline_run(vcut_pipeline* pipeline, const vcut_image* image, 
     require(video, "video");
     const auto given = completed(options, vcut_run_options_init_sized, "options");
     const auto photo = completed(image, vcut_image_init_sized, "image");
-    const auto source = [&photo](int64_t height, int64_t width, const std::string& fit) {
-      return tensor_of(photo, height, width, fit);
-    };
+    const auto source = [&photo] { return open_photo(photo); };
     const auto log = [&given](const std::string& note) {
-      if (given.log != nullptr) given.log(given.user_data, note.c_str());
+      if (given.log != nullptr) given.log(given.user_data, printable(note).c_str());
     };
     auto result = std::make_unique<vcut_video>();
     result->video = pipeline->pipeline->run(source, run_options(given), request_of(given), log);
@@ -424,7 +453,7 @@ int32_t vcut_video_height(const vcut_video* video) { return static_cast<int32_t>
 
 int32_t vcut_video_width(const vcut_video* video) { return static_cast<int32_t>(video->video.sizes.width); }
 
-int32_t vcut_video_fps(const vcut_video* video) { return static_cast<int32_t>(video->video.fps); }
+double vcut_video_fps(const vcut_video* video) { return video->video.fps; }
 
 int32_t vcut_video_has_seed(const vcut_video* video) { return video->video.seed ? 1 : 0; }
 
@@ -454,9 +483,11 @@ vcut_error* vcut_image_read(const vcut_image* image, int32_t height, int32_t wid
     require(out, "out");
     const auto photo = completed(image, vcut_image_init_sized, "image");
     const std::string words = text_or(fit, "stretch");
-    if (words != "stretch" && words != "crop") throw usage("unknown fit " + repr(words) + ": choose stretch, crop");
+    RunOptions options;
+    options.fit = words;
+    options.check();
     if (height < 1 || width < 1) throw usage("an image cannot be fitted to a size below 1: give pixels");
-    const auto tensor = tensor_of(photo, height, width, words);
+    const auto tensor = open_photo(photo).fitted(height, width, words);
     std::memcpy(out, tensor.data(), tensor.size() * sizeof(float));
   });
 }

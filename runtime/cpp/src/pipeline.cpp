@@ -4,6 +4,7 @@
 #include <random>
 
 #include "error.hpp"
+#include "finite.hpp"
 #include "graphs.hpp"
 #include "noise.hpp"
 #include "text.hpp"
@@ -69,9 +70,8 @@ class VideoRun {
       : manifest_(manifest), backend_(backend), plan_(plan), seed_(seed), request_(request), clock_(backend) {
     for (const auto& [name, array] : plan.constants) constants_[name] = backend.upload(array.shape, array.values.data());
     latent_shape_ = shape_of("semantic_binding", "latents", 0);
+    image_latent_shape_ = shape_of("semantic_binding", "image_latents", 0);
   }
-
-  const std::vector<int64_t>& latent_shape() const { return latent_shape_; }
 
   void condition(const std::vector<float>& image, const std::vector<float>& noise) {
     progress("condition", 0, 1);
@@ -81,6 +81,10 @@ class VideoRun {
     values["noise"] = backend_.upload(shape, noise.data());
     conditioned_ = run("condition", values, 0);
     clock_.wait();
+    if (is_on_host()) {
+      check("the image encoder gave image_latents", floats(conditioned_.at("image_latents"), image_latent_shape_));
+      check("the image encoder gave sca_bias", both_biases());
+    }
     progress("condition", 1, 1);
   }
 
@@ -103,11 +107,13 @@ class VideoRun {
         clock_.wait(last ? 0 : 1);
         const auto done = static_cast<int64_t>(i + 1 - first);
         if (last || done > 1) progress(stage, last ? done : done - 1, static_cast<int64_t>(end - first));
-        if (request_.after_step) request_.after_step(static_cast<int64_t>(i) + 1, rows[i], floats(values["latents"]));
+        look_at(rows[i], static_cast<int64_t>(i) + 1, values["latents"]);
       }
       first = end;
     }
-    return floats(values["latents"]);
+    const auto latents = floats(values["latents"], latent_shape_);
+    check("one of " + std::to_string(rows.size()) + " steps gave latents", latents);
+    return latents;
   }
 
   // Decodes latents to frames [F, H, W, 3], a chunk at a time.
@@ -138,6 +144,25 @@ class VideoRun {
     if (request_.progress) request_.progress(stage, done, total);
   }
 
+  // Every value can be looked at where there is no device. On a device they stay, unless a callback asks for them.
+  bool is_on_host() { return !backend_.peak_memory(); }
+
+  void check(const std::string& what, const std::vector<float>& values) const {
+    check_made(what, values, manifest_.precision);
+  }
+
+  // Checks the latents of a step and shows them to the callbacks, which may change them.
+  void look_at(const Step& row, int64_t number, Value& value) {
+    if (!request_.after_step && !request_.change && !is_on_host()) return;
+    auto latents = floats(value, latent_shape_);
+    check("step " + std::to_string(number) + " of " + std::to_string(plan_.schedule.size()) + " gave latents", latents);
+    if (request_.after_step) request_.after_step(number, row, latents);
+    if (!request_.change) return;
+    request_.change(number, row, latents);
+    check_given("the callback's latents", latents);
+    value = backend_.upload(latent_shape_, latents.data());
+  }
+
   void step(const Step& row, int64_t number, Values& values) {
     const auto sigma = static_cast<float>(row.sigma);
     const std::vector<float> coefficients(row.coefficients.begin(), row.coefficients.end());
@@ -153,27 +178,29 @@ class VideoRun {
   Value bias(const std::string& name) {
     if (biases_.empty()) biases_["both"] = conditioned_.at("sca_bias");
     if (biases_.count(name) == 0) {
-      std::vector<float> both(static_cast<size_t>(2 * manifest_.bias_channels()));
-      backend_.download(biases_.at("both"), "float32", both.data(), both.size() * sizeof(float));
+      const auto both = both_biases();
+      check("the image encoder gave sca_bias", both);
       const Array rows = select_bias(both, name);
       biases_[name] = backend_.upload(rows.shape, rows.values.data());
     }
     return biases_.at(name);
   }
 
+  std::vector<float> both_biases() { return floats(conditioned_.at("sca_bias"), {2, manifest_.bias_channels()}); }
+
   // Adds the fresh noise that a stochastic sampler asks for.
   Value with_noise(const Value& latents, const Step& row, int64_t number) {
     if (row.noise == 0) return latents;
-    std::vector<float> values = floats(latents);
+    std::vector<float> values = floats(latents, latent_shape_);
     const auto noise = normal(seed_, stream_after(static_cast<uint32_t>(number)), values.size());
     for (size_t i = 0; i < values.size(); ++i) values[i] += static_cast<float>(row.noise) * noise[i];
     return backend_.upload(latent_shape_, values.data());
   }
 
-  // The host's copy of latents.
-  std::vector<float> floats(const Value& latents) {
-    std::vector<float> result(count_of(latent_shape_));
-    backend_.download(latents, "float32", result.data(), result.size() * sizeof(float));
+  // The host's copy of a value.
+  std::vector<float> floats(const Value& value, const std::vector<int64_t>& shape) {
+    std::vector<float> result(count_of(shape));
+    backend_.download(value, "float32", result.data(), result.size() * sizeof(float));
     return result;
   }
 
@@ -215,19 +242,39 @@ class VideoRun {
   const Request& request_;
   StageClock clock_;
   Values constants_, conditioned_, biases_, fills_;
-  std::vector<int64_t> latent_shape_;
+  std::vector<int64_t> latent_shape_, image_latent_shape_;
 };
 
-// Returns an injected array, or numbers drawn from the seed.
-std::vector<float> injected_or_drawn(const char* name, const float* values, size_t count,
-                                     const std::vector<int64_t>& shape, uint64_t seed, uint32_t stream) {
-  const size_t needed = count_of(shape);
-  if (values == nullptr) return normal(seed, stream, needed);
-  if (count != needed) {
+// Returns an injected array; empty if none is injected.
+std::vector<float> injected(const char* name, const float* values, size_t count, const std::vector<int64_t>& shape) {
+  if (values == nullptr) return {};
+  if (count != count_of(shape)) {
     throw usage(std::string(name) + " has " + std::to_string(count) + " numbers, this bundle needs " + listed(shape) +
-                " for each image");
+                " for each video");
   }
-  return {values, values + count};
+  std::vector<float> result(values, values + count);
+  check_given(name, result);
+  return result;
+}
+
+// What a user should know about a photograph that is stretched by more than 2 %.
+std::optional<std::string> stretch_note(const Photo& photo, const Sizes& sizes, const std::string& fit) {
+  const double wider = static_cast<double>(sizes.width) / static_cast<double>(photo.width) /
+                       (static_cast<double>(sizes.height) / static_cast<double>(photo.height));
+  const double factor = std::max(wider, 1 / wider);
+  if (fit != "stretch" || factor <= 1.02) return std::nullopt;
+  const auto words = [](int64_t width, int64_t height) { return std::to_string(width) + "x" + std::to_string(height); };
+  return "the image of " + words(photo.width, photo.height) + " is stretched " + formatted("%.2f", factor) + " x in " +
+         (wider > 1 ? "width" : "height") + " to " + words(sizes.width, sizes.height) +
+         ": --fit crop, pad or blur keeps its shape";
+}
+
+// A decoder whose numbers are not finite gives 0. Throws Error if that is so in every frame of an image.
+void check_frames(const uint8_t* frames, size_t bytes, const std::vector<float>& image) {
+  const bool is_dark = std::all_of(image.begin(), image.end(), [](float value) { return value == 0.0F; });
+  if (is_dark || std::any_of(frames, frames + bytes, [](uint8_t level) { return level != 0; })) return;
+  throw failed("every frame is black, because the decoder's numbers are not finite or its weights are damaged: compare "
+               "the bundle with a reference, 'vcut verify --graphs decode', or export it again");
 }
 
 uint64_t random_seed() {
@@ -263,21 +310,31 @@ class Pipeline::Turn {
   Pipeline& pipeline_;
 };
 
-Plan Pipeline::plan(const RunOptions& options) {
-  Plan plan = plan_run(bundle_->manifest, options, backend_->max_decode_chunk());
+Plan Pipeline::plan(const RunOptions& options, Aspect aspect) {
+  Plan plan = plan_run(bundle_->manifest, options, backend_->max_decode_chunk(), aspect);
   backend_->check_run(plan.sizes, step_graphs(plan.schedule));
   return plan;
 }
 
 Video Pipeline::run(const ImageSource& image, const RunOptions& options, const Request& request, const Log& log) {
   const Turn turn(*this);
-  const Plan plan = this->plan(options);
+  Plan plan = this->plan(options);
   const Manifest& manifest = bundle_->manifest;
-  const std::vector<float> pixels = image(plan.sizes.height, plan.sizes.width, options.fit);
+  const Photo photo = image();
+  if (options.auto_size) plan = this->plan(options, static_cast<double>(photo.width) / static_cast<double>(photo.height));
+  const std::vector<int64_t> latent_shape{1, plan.sizes.frames, manifest.latent_channels,
+                                          plan.sizes.height / manifest.vae_scale_factor,
+                                          plan.sizes.width / manifest.vae_scale_factor};
+  const std::vector<int64_t> image_shape{1, 3, plan.sizes.height, plan.sizes.width};
+  auto latents = injected("latents", request.latents, request.latents_count, latent_shape);
+  auto noise = injected("noise", request.noise, request.noise_count, image_shape);
+  const std::vector<float> pixels = photo.fitted(plan.sizes.height, plan.sizes.width, options.fit);
+  for (const auto& note : photo.notes) log(note);
+  if (const auto note = stretch_note(photo, plan.sizes, options.fit)) log(*note);
 
   Video video;
   video.sizes = plan.sizes;
-  video.fps = options.fps;
+  video.fps = options.played_fps();
   const bool adds_noise =
       std::any_of(plan.schedule.begin(), plan.schedule.end(), [](const Step& step) { return step.noise != 0; });
   const bool draws = request.latents == nullptr || request.noise == nullptr || adds_noise;
@@ -290,12 +347,12 @@ Video Pipeline::run(const ImageSource& image, const RunOptions& options, const R
                 std::to_string(bytes));
   }
   VideoRun run(manifest, *backend_, plan, seed, request);
-  run.condition(pixels, injected_or_drawn("noise", request.noise, request.noise_count,
-                                          {1, 3, plan.sizes.height, plan.sizes.width}, seed, image_stream));
-  auto latents = injected_or_drawn("latents", request.latents, request.latents_count, run.latent_shape(), seed,
-                                   latents_stream);
+  if (noise.empty()) noise = normal(seed, image_stream, count_of(image_shape));
+  run.condition(pixels, noise);
+  if (latents.empty()) latents = normal(seed, latents_stream, count_of(latent_shape));
   const auto scale = static_cast<float>(manifest.scheduler.noise_scale(plan.schedule[0].sigma));
   for (float& value : latents) value *= scale;
+  check_given("the latents times the first noise level", latents);
   latents = run.denoise(latents);
   uint8_t* frames = request.frames;
   if (frames == nullptr) {
@@ -303,6 +360,7 @@ Video Pipeline::run(const ImageSource& image, const RunOptions& options, const R
     frames = video.own.data();
   }
   run.decode(latents, frames);
+  check_frames(frames, bytes, pixels);
   video.frames = frames;
   video.seconds = run.seconds();
   video.peak_memory = backend_->peak_memory();
