@@ -18,7 +18,6 @@ std::string listed(const std::vector<int64_t>& numbers);    // str() of a list
 std::string one_line(std::string_view text);                // " ".join(text.split())
 std::string size_in_gib(double bytes);                      // f"{bytes / 2**30:.0f}"
 std::string gigabytes(double bytes, int digits);            // f"{bytes / 1e9:.{digits}f}"
-std::string as_utf8(std::string text);                      // with ? in the place of bytes that are no UTF-8
 
 // Returns a text as one line of about so many characters at most. What does not print is shown escaped, since some
 // control characters would move a terminal's cursor. The middle of a longer text is left out: a message names its cause
