@@ -219,7 +219,8 @@ TEST_CASE_FIXTURE(Fixture, "a stretched image is noted, and a video may play at 
   CHECK(notes.empty());
   photo_width = 24;
   run();
-  CHECK(notes == Names{"the image of 24x32 is stretched 2.00 x in width to 24x16: --fit crop, pad or blur keeps its shape"});
+  CHECK(notes == Names{"the image of 24x32 is stretched 2.00 x in width to 24x16: "
+                       "--fit crop, pad or blur keeps its shape"});
   options.fit = "crop";
   run();
   CHECK(notes.size() == 1);
