@@ -63,7 +63,7 @@ class Pipeline::Turn {
  public:
   explicit Turn(Pipeline& pipeline) : pipeline_(pipeline) {
     if (pipeline.busy_ == std::this_thread::get_id()) {
-      throw usage("a callback cannot make another video with its own pipeline: make it afterwards");
+      throw usage("a callback cannot use its own pipeline for another video: do it afterwards");
     }
     pipeline.lock_.lock();
     pipeline.busy_ = std::this_thread::get_id();

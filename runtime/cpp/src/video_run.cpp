@@ -41,7 +41,13 @@ std::vector<std::pair<std::string, double>> StageClock::seconds() {
 }
 
 VideoRun::VideoRun(const Manifest& manifest, Backend& backend, const Plan& plan, uint64_t seed, const Request& request)
-    : manifest_(manifest), backend_(backend), plan_(plan), seed_(seed), request_(request), clock_(backend) {
+    : manifest_(manifest),
+      backend_(backend),
+      plan_(plan),
+      seed_(seed),
+      request_(request),
+      clock_(backend),
+      is_on_host_(!backend.peak_memory()) {
   for (const auto& [name, array] : plan.constants) constants_[name] = backend.upload(array.shape, array.values.data());
   latent_shape_ = shape_of("semantic_binding", "latents", 0);
   image_latent_shape_ = shape_of("semantic_binding", "image_latents", 0);
@@ -55,7 +61,7 @@ void VideoRun::condition(const std::vector<float>& image, const std::vector<floa
   values["noise"] = backend_.upload(shape, noise.data());
   conditioned_ = run("condition", values, 0);
   clock_.wait();
-  if (is_on_host()) {
+  if (is_on_host_) {
     check("the image encoder gave image_latents", floats(conditioned_.at("image_latents"), image_latent_shape_));
     check("the image encoder gave sca_bias", both_biases());
   }
@@ -113,16 +119,13 @@ void VideoRun::progress(const std::string& stage, int64_t done, int64_t total) c
   if (request_.progress) request_.progress(stage, done, total);
 }
 
-// Every value can be looked at where there is no device. On a device they stay, unless a callback asks for them.
-bool VideoRun::is_on_host() { return !backend_.peak_memory(); }
-
 void VideoRun::check(const std::string& what, const std::vector<float>& values) const {
   check_made(what, values, manifest_.precision);
 }
 
 // Checks the latents of a step and shows them to the callbacks, which may change them.
 void VideoRun::look_at(const Step& row, int64_t number, Value& value) {
-  if (!request_.after_step && !request_.change && !is_on_host()) return;
+  if (!request_.after_step && !request_.change && !is_on_host_) return;
   auto latents = floats(value, latent_shape_);
   check("step " + std::to_string(number) + " of " + std::to_string(plan_.schedule.size()) + " gave latents", latents);
   if (request_.after_step) request_.after_step(number, row, latents);

@@ -56,7 +56,6 @@ class VideoRun {
  private:
   void progress(const std::string& stage, int64_t done, int64_t total) const;
   void check(const std::string& what, const std::vector<float>& values) const;
-  bool is_on_host();
   void look_at(const Step& row, int64_t number, Value& value);
   void step(const Step& row, int64_t number, Values& values);
   Value bias(const std::string& name);
@@ -73,6 +72,7 @@ class VideoRun {
   uint64_t seed_;
   const Request& request_;
   StageClock clock_;
+  bool is_on_host_;  // then every value is looked at; on a device they stay, unless a callback asks for them
   Values constants_, conditioned_, biases_, fills_;
   std::vector<int64_t> latent_shape_, image_latent_shape_;
 };

@@ -114,7 +114,7 @@ TEST_CASE_FIXTURE(Fixture, "a callback cannot make another video with its own pi
     });
   };
   run();
-  CHECK(message == "a callback cannot make another video with its own pipeline: make it afterwards");
+  CHECK(message == "a callback cannot use its own pipeline for another video: do it afterwards");
   request.after_step = {};
   run();  // and the pipeline still works
 }
