@@ -121,7 +121,9 @@ def test_manifests_that_are_none(library: Library, bundle_copy: Path, content: b
     assert same_refusal(library, bundle_copy)
 
 
-@pytest.mark.parametrize("damage", ["gone", "short", "changed", "linked out", "linked in", "linked to itself", "no graph", "folder"])
+@pytest.mark.parametrize(
+    "damage", ["gone", "short", "changed", "linked out", "linked in", "linked to itself", "no graph", "folder"]
+)
 def test_damaged_files(library: Library, bundle_copy: Path, tmp_path: Path, damage: str) -> None:
     weights, graph = bundle_copy / "onnx/unet.weights", bundle_copy / "onnx/decode.onnx"
     content = weights.read_bytes()

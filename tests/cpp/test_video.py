@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import runpy
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from PIL import Image
 
 import vcut_c
 from vcut_c import CError, Library, OnLatents, OnStep, Pipeline, Progress, refusal
-from vcut_runtime import Pipeline as PythonPipeline
 from vcut_runtime import BundleError, UsageError, VcutError
+from vcut_runtime import Pipeline as PythonPipeline
 
+ODD = Path(__file__).parents[1] / "runtime/test_odd_images.py"
 FAILED, USAGE, BUNDLE, CANCELLED = 1, 2, 3, 4
 
 
@@ -48,7 +50,13 @@ def difference(a: np.ndarray, b: np.ndarray) -> int:
         {"solver": "dpmpp-2m", "sigmas": "ays", "guide_from": 2, "cut_step": 6, "quality_bias": "cond"},
         {"solver": "lcm"},
         {"guidance": "triangle", "max_guidance_scale": 5.0, "decode_chunk_size": 2},
-        {"max_guidance_scale": 1.0, "fps": 12.5, "output_fps": 29.97, "motion_bucket_id": 20.5, "noise_aug_strength": 0.3},
+        {
+            "max_guidance_scale": 1.0,
+            "fps": 12.5,
+            "output_fps": 29.97,
+            "motion_bucket_id": 20.5,
+            "noise_aug_strength": 0.3,
+        },
         {"fit": "crop"},
         {"fit": "pad"},
     ],
@@ -232,6 +240,7 @@ def test_refusals_have_a_code_and_pythons_words(
     message = refusal(lambda: Pipeline(library, small_bundle, backend=b"onnx"))
     assert message == "unknown backend 'onnx': choose auto, tensorrt, tensorrt-rtx, onnxruntime-cpu"
     assert refusal(lambda: Pipeline(library, small_bundle, threads=-1)) == "threads is -1: give at least 1"
+    assert refusal(lambda: Pipeline(library, small_bundle, threads=1025)) == "threads is 1025: give at most 1024"
     message = refusal(lambda: Pipeline(library, small_bundle, backend=b"tensorrt")) or ""
     assert "TensorRT" in message
     message = refusal(lambda: Pipeline(library, small_bundle, onnxruntime_library=b"/nothing/libonnxruntime.so")) or ""
@@ -268,6 +277,21 @@ def test_a_graph_that_gives_another_shape_is_refused(library: Library, bundle_co
     with pytest.raises(BundleError, match="does not have the 'frames' that the manifest gives decode") as caught:
         PythonPipeline.load(bundle_copy, "onnxruntime-cpu")(np.asarray(photo))
     assert message == str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cmyk-without-profile.jpg", "adobe-rgb-by-exif.jpg", "display-p3.png"])
+def test_colours_that_are_not_certain_are_noted(
+    small: Pipeline, python: PythonPipeline, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(runpy.run_path(str(ODD))["CASES"][name].make())
+    small(path, num_inference_steps=1, seed=0, fit="crop")
+    if name.startswith("display"):
+        assert small.said == [
+            "the image has a colour profile other than sRGB, which is not used here: its colours differ"
+        ]
+    else:
+        assert tuple(small.said) == python.notes(path, fit="crop")
 
 
 def test_many_videos_take_no_more_memory(small: Pipeline, photo: Image.Image) -> None:

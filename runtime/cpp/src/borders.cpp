@@ -44,7 +44,8 @@ void blur(Pixels& image, float deviation) {
   const int64_t row = image.width * 3;
   for (int64_t y = 0; y < image.height; ++y) {
     for (int64_t c = 0; c < 3; ++c) {
-      for (int i = 0; i < passes; ++i) blur_line(&image.data[static_cast<size_t>(y * row + c)], image.width, 3, radius, copy);
+      uint8_t* line = &image.data[static_cast<size_t>(y * row + c)];
+      for (int i = 0; i < passes; ++i) blur_line(line, image.width, 3, radius, copy);
     }
   }
   for (int64_t x = 0; x < row; ++x) {

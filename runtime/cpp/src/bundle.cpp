@@ -81,7 +81,8 @@ void check_graph(const Bundle& bundle, const File& file, const File& weights) {
   }
   for (const auto& name : facts.operators) {
     if (!is_exported(name)) {
-      throw bad_bundle(start + " has the operator " + repr(name) + ", which vcut never exports: do not use this bundle");
+      throw bad_bundle(start + " has the operator " + repr(name) +
+                       ", which vcut never exports: do not use this bundle");
     }
   }
   for (const auto& location : facts.locations) {

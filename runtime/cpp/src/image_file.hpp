@@ -9,8 +9,8 @@
 
 namespace vcut_core {
 
-// Decodes a JPEG or PNG to 8-bit RGB on white, upright as its EXIF data says. what names it in messages. Adds notes about
-// what had to be assumed, each on one line. Throws Error.
+// Decodes a JPEG or PNG to 8-bit RGB on white, upright as its EXIF data says. what names it in messages. Adds notes
+// about what had to be assumed, each on one line. Throws Error.
 Pixels decode_image(const void* data, size_t size, const std::string& what, std::vector<std::string>& notes);
 Pixels read_image(const std::string& path, std::vector<std::string>& notes);
 

@@ -1,4 +1,4 @@
-// Reading JSON field by field. Each reader checks the type of a value, and says in Python's words what is wrong with it.
+// Reading JSON field by field. Each reader checks the type of a value, and says in Python's words what is wrong.
 #pragma once
 
 #include <cstdint>
@@ -47,6 +47,9 @@ bool is_whole(const Json& value);
 std::string whole_number(const Json& value);  // its digits
 // Returns a whole number. One beyond 2^62 becomes 2^62, which is too large for everything that a manifest counts.
 int64_t integer_of(const Json& value, const std::string& path);
+
+// Reads a UNet's configuration; an absent field has diffusers' default. Throws Invalid.
+UnetConfig read_unet(Json& config);
 
 Read text(std::string& out);
 Read optional_text(std::optional<std::string>& out);

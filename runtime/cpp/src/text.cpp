@@ -22,7 +22,8 @@ constexpr std::array<std::pair<char32_t, char32_t>, 28> hidden{{
 }};
 
 bool prints(char32_t c) {
-  return std::none_of(hidden.begin(), hidden.end(), [c](const auto& range) { return range.first <= c && c <= range.second; });
+  return std::none_of(hidden.begin(), hidden.end(),
+                      [c](const auto& range) { return range.first <= c && c <= range.second; });
 }
 
 // The bytes of the character that begins at a place, 1 for a byte that is no UTF-8.
@@ -44,7 +45,9 @@ char32_t value_of(std::string_view character) {
 
 std::vector<std::string_view> characters(std::string_view text) {
   std::vector<std::string_view> result;
-  for (size_t at = 0; at < text.size(); at += result.back().size()) result.push_back(text.substr(at, length_at(text, at)));
+  for (size_t at = 0; at < text.size(); at += result.back().size()) {
+    result.push_back(text.substr(at, length_at(text, at)));
+  }
   return result;
 }
 

@@ -121,8 +121,10 @@ struct Run {
 
   std::vector<uint8_t> operator()(Pipeline& pipeline, uint64_t seed = 5) {
     options.seed = seed;
-    const auto grey = [](int64_t height, int64_t width, const std::string&) {
-      return std::vector<float>(static_cast<size_t>(3 * height * width), 0.5F);
+    const auto grey = [] {
+      return Photo{32, 48, {}, [](int64_t height, int64_t width, const std::string&) {
+                     return std::vector<float>(static_cast<size_t>(3 * height * width), 0.5F);
+                   }};
     };
     last = pipeline.run(grey, options, request, [&](const std::string& text) { notes.push_back(text); });
     return last.own;

@@ -56,5 +56,6 @@ TEST_CASE("numbers beyond 64 bits are whole numbers too") {
   CHECK(impossible_value(parse_json("[[1, 9223372036854775807]]")).empty());
   CHECK(impossible_value(parse_json("[3e39]")) ==
         "the manifest has the number 3e+39, which is not finite in float32");
-  CHECK(impossible_value(parse_json(std::string(40, '[') + std::string(40, ']'))) == "the manifest is nested too deeply");
+  const std::string deep = std::string(40, '[') + std::string(40, ']');
+  CHECK(impossible_value(parse_json(deep)) == "the manifest is nested too deeply");
 }

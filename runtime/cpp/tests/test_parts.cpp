@@ -86,7 +86,8 @@ TEST_CASE("images that are none are refused") {
   CHECK_THROWS_AS(decode_image("\xff\xd8\xff", 3, "the image", notes), Error);
   CHECK_THROWS_AS(decode_image("\x89PNG\r\n\x1a\n", 8, "the image", notes), Error);
   const float outside[] = {0.5F, 1.5F, -0.5F};
-  CHECK_THROWS_WITH(to_levels(outside, 3), "a float image array must lie between 0 and 1; this one goes from -0.5 to 1.5");
+  CHECK_THROWS_WITH(to_levels(outside, 3),
+                    "a float image array must lie between 0 and 1; this one goes from -0.5 to 1.5");
 }
 
 TEST_CASE("a library that is not there is named with what to do") {

@@ -114,7 +114,7 @@ TEST_CASE_FIXTURE(Fixture, "a callback cannot make another video with its own pi
     });
   };
   run();
-  CHECK(message == "a callback cannot make another video with its own pipeline: make it afterwards");
+  CHECK(message == "a callback cannot use its own pipeline for another video: do it afterwards");
   request.after_step = {};
   run();  // and the pipeline still works
 }
@@ -219,7 +219,8 @@ TEST_CASE_FIXTURE(Fixture, "a stretched image is noted, and a video may play at 
   CHECK(notes.empty());
   photo_width = 24;
   run();
-  CHECK(notes == Names{"the image of 24x32 is stretched 2.00 x in width to 24x16: --fit crop, pad or blur keeps its shape"});
+  CHECK(notes == Names{"the image of 24x32 is stretched 2.00 x in width to 24x16: "
+                       "--fit crop, pad or blur keeps its shape"});
   options.fit = "crop";
   run();
   CHECK(notes.size() == 1);

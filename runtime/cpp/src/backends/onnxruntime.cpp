@@ -180,8 +180,9 @@ class OnnxRuntimeBackend final : public Backend {
   void check_tensors(const std::string& graph, const std::string& file, const OrtSession* session) const {
     const Graph& entry = bundle_.manifest.graphs.at(graph);
     const OrtApi& api = ort_.api();
-    auto name = unlike(
-        tensors_of(session, api.SessionGetInputCount, api.SessionGetInputName, api.SessionGetInputTypeInfo), entry.inputs);
+    auto name = unlike(tensors_of(session, api.SessionGetInputCount, api.SessionGetInputName,
+                                  api.SessionGetInputTypeInfo),
+                       entry.inputs);
     if (!name) {
       name = unlike(tensors_of(session, api.SessionGetOutputCount, api.SessionGetOutputName,
                                api.SessionGetOutputTypeInfo),
