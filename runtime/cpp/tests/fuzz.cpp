@@ -27,9 +27,10 @@ void play(const std::string& input) {
     check_manifest(manifest);
     plan_run(manifest, RunOptions(), std::nullopt);
   } else if (first == '\xff' || first == '\x89') {
-    decode_image(input.data(), input.size(), "a photograph");
+    std::vector<std::string> notes;
+    decode_image(input.data(), input.size(), "a photograph", notes);
   } else {
-    external_locations(input);
+    scan_graph(input);
   }
 }
 

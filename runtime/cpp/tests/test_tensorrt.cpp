@@ -173,7 +173,7 @@ TEST_CASE("more frames than the decode engine takes") {
   Machine machine(few);
   const auto pipeline = machine.pipeline();
   Run run;
-  run.options.decode_chunk = 3;
+  run.options.decode_chunk_size = 3;
   CHECK(has(refusal_of([&] { run(*pipeline); }), "the decode engine takes up to 2"));
 }
 
