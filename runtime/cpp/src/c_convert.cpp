@@ -65,7 +65,7 @@ std::vector<float> tensor_of(const vcut_image& image, int64_t height, int64_t wi
   return tensor;
 }
 
-[[noreturn]] void cancel() { throw Error(Code::cancelled, "the video was cancelled"); }
+[[noreturn]] void cancel() { throw Error(Code::cancelled, "the video was cancelled by its caller"); }
 
 }  // namespace
 

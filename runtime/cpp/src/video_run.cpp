@@ -178,7 +178,7 @@ std::vector<float> VideoRun::floats(const Value& value, const std::vector<int64_
 
 // Runs a graph on those values that it takes, and on its inputs' defaults; n frames are decoded.
 Values VideoRun::run(const std::string& graph, const Values& values, int64_t n) {
-  if (request_.cancelled && request_.cancelled()) throw Error(Code::cancelled, "the video was cancelled");
+  if (request_.cancelled && request_.cancelled()) throw Error(Code::cancelled, "the video was cancelled by its caller");
   const Mark start = backend_.Backend::mark();
   backend_.load(graph);
   clock_.loading += backend_.Backend::mark().seconds - start.seconds;

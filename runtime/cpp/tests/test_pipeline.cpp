@@ -131,7 +131,7 @@ TEST_CASE_FIXTURE(Fixture, "another thread cancels, and the pipeline makes the n
     while (done == 0) std::this_thread::yield();
     cancelled = true;
   });
-  CHECK(refusal([&] { run(); }) == "the video was cancelled");
+  CHECK(refusal([&] { run(); }) == "the video was cancelled by its caller");
   other.join();
   CHECK(done == 1);
   cancelled = false;
