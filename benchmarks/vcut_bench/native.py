@@ -1,4 +1,4 @@
-"""The C++ runtime beside the Python runtime: from the start to the first step, the step loop, and memory over many videos.
+"""The C++ runtime beside the Python runtime: seconds to the first step, of the step loop, and memory of many videos.
 
     python -m vcut_bench.native BUNDLE PHOTO --program runtime/cpp/build/release/tests/vcut_timings [--json results/...]
 
