@@ -40,6 +40,9 @@ OnStep = ctypes.CFUNCTYPE(
 )
 
 
+OnLatents = OnStep  # it may write to the latents
+
+
 class LoadOptions(ctypes.Structure):
     _fields_ = (
         ("size", ctypes.c_size_t),
@@ -61,6 +64,7 @@ class RunOptions(ctypes.Structure):
         ("schedule", ctypes.c_char_p),
         ("steps", ctypes.POINTER(CStep)),
         ("step_count", ctypes.c_size_t),
+        ("auto_size", ctypes.c_int32),
         ("height", ctypes.c_int32),
         ("width", ctypes.c_int32),
         ("num_frames", ctypes.c_int32),
@@ -78,12 +82,13 @@ class RunOptions(ctypes.Structure):
         ("guidance", ctypes.c_char_p),
         ("guidance_scales", ctypes.POINTER(ctypes.c_double)),
         ("guidance_count", ctypes.c_size_t),
-        ("fps", ctypes.c_int32),
+        ("fps", ctypes.c_double),
+        ("output_fps", ctypes.c_double),
         ("motion_bucket_id", ctypes.c_double),
         ("noise_aug_strength", ctypes.c_double),
         ("seed", ctypes.c_uint64),
         ("has_seed", ctypes.c_int32),
-        ("decode_chunk", ctypes.c_int32),
+        ("decode_chunk_size", ctypes.c_int32),
         ("decode_overlap", ctypes.c_int32),
         ("fit", ctypes.c_char_p),
         ("latents", ctypes.POINTER(ctypes.c_float)),
@@ -94,6 +99,7 @@ class RunOptions(ctypes.Structure):
         ("frames_bytes", ctypes.c_size_t),
         ("on_progress", Progress),
         ("on_step", OnStep),
+        ("on_latents", OnLatents),
         ("log", Log),
         ("user_data", ctypes.c_void_p),
         ("cancel", ctypes.c_void_p),
@@ -144,9 +150,10 @@ class Library:
             "video_seed": ctypes.c_uint64,
             "video_seconds": ctypes.c_double,
             "video_peak_memory": ctypes.c_int64,
+            "video_fps": ctypes.c_double,
         }
         results |= {f"plan_{name}": number for name in ("frames", "height", "width")}
-        results |= {f"video_{name}": number for name in ("frame_count", "height", "width", "fps", "has_seed")}
+        results |= {f"video_{name}": number for name in ("frame_count", "height", "width", "has_seed")}
         nothing = ["error", "bundle", "plan", "pipeline", "video", "cancel"]
         results |= {f"{name}_destroy": None for name in nothing} | {"cancel_request": None}
         results |= {f"{name}_init_sized": None for name in ("load_options", "run_options", "image")}
@@ -215,6 +222,8 @@ def run_options(library: Library, **options: Any) -> tuple[RunOptions, list[Any]
             field = {"sigmas": ("sigma_levels", "sigma_count"), "guidance": ("guidance_scales", "guidance_count")}[name]
             setattr(result, field[0], array)
             setattr(result, field[1], len(value))
+        elif name == "size":
+            result.auto_size = int(value == "auto")
         elif name == "cut_step":
             result.cut_step = NEVER if value == "none" else value
         elif name == "seed":
@@ -287,7 +296,9 @@ class Pipeline:
 
     def __call__(self, image: Any, **options: Any) -> np.ndarray:
         """Return the frames of a video; ``image`` is a file or an array [H, W, 3]."""
-        structure, _keep = run_options(self.library, **options)
+        self.said: list[str] = []
+        log = Log(lambda _, message: self.said.append(message.decode()))
+        structure, _keep = run_options(self.library, log=log, **options)
         video, photo = ctypes.c_void_p(), image_of(self.library, image)
         arguments = map(ctypes.byref, (photo, structure, video))
         self.library.pipeline_run(self.handle, *arguments)

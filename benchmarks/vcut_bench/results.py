@@ -28,6 +28,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "macs": ("Parameters and MACs", "vcut_bench.macs"),
     "memory": ("Memory", "vcut_bench.memory"),
     "full-size": ("Full size on a CPU", "vcut_bench.full_size"),
+    "native": ("The C++ runtime", "vcut_bench.native"),
     "export": ("Compiling", "vcut_bench.export_cost"),
     "seams": ("Seams of decoded chunks", "vcut_bench.seams"),
 }

@@ -16,6 +16,8 @@ build/asan/tests/vcut_c_test
 root=$(cd ../.. && pwd)
 cd "$root"
 # Python itself keeps memory until it ends, so leaks are looked for in the C++ tests alone.
-LD_PRELOAD=$(c++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+# Its exceptions are looked up at the start, so the C++ library comes along.
+LD_PRELOAD="$(c++ -print-file-name=libasan.so) $(c++ -print-file-name=libstdc++.so.6)" \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
     VCUT_CPP_LIBRARY="$root/runtime/cpp/build/asan/libvcut.so" \
     "$python" -m pytest tests/cpp/test_bundle.py tests/cpp/test_images.py

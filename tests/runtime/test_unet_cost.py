@@ -22,9 +22,9 @@ def changed(**unet: Any) -> Checkpoint:
 
 MODELS = {
     "svd-xt": lambda: resolve("svd-xt", random_weights=True),
-    "svd-tiny": lambda: resolve("svd-tiny"),
-    "two layers": lambda: changed(transformer_layers_per_block=[1, 2, 1, 1], layers_per_block=[1, 2, 1, 2]),
-    "three levels": lambda: changed(
+    "three levels, two layers": lambda: changed(
+        transformer_layers_per_block=[1, 2, 1],
+        layers_per_block=[1, 2, 1],
         block_out_channels=[32, 64, 64],
         down_block_types=["DownBlockSpatioTemporal", *["CrossAttnDownBlockSpatioTemporal"] * 2],
         up_block_types=[*["CrossAttnUpBlockSpatioTemporal"] * 2, "UpBlockSpatioTemporal"],

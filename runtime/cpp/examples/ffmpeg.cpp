@@ -16,7 +16,7 @@ namespace {
 // ffmpeg with raw frames as its standard input. No shell takes part.
 class Encoder {
  public:
-  Encoder(const std::string& path, int width, int height, int fps) {
+  Encoder(const std::string& path, int width, int height, double fps) {
     int ends[2];
     if (pipe(ends) != 0) throw std::runtime_error("no pipe can be made: close other programs");
     child_ = fork();
@@ -26,9 +26,10 @@ class Encoder {
       close(ends[0]);
       close(ends[1]);
       const std::string size = std::to_string(width) + "x" + std::to_string(height);
-      const std::string rate = std::to_string(fps);
+      char rate[32];
+      std::snprintf(rate, sizeof rate, "%.15g", fps);
       execlp("ffmpeg", "ffmpeg", "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size.c_str(),
-             "-r", rate.c_str(), "-i", "-", "-pix_fmt", "yuv420p", "-crf", "17", path.c_str(),
+             "-r", rate, "-i", "-", "-pix_fmt", "yuv420p", "-crf", "17", path.c_str(),
              static_cast<char*>(nullptr));
       std::perror("ffmpeg");
       _exit(127);

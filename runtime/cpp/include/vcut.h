@@ -113,6 +113,10 @@ typedef int32_t (*vcut_progress_function)(void* user_data, const char* stage, in
 typedef int32_t (*vcut_step_function)(void* user_data, int32_t number, const vcut_step* step, const float* latents,
                                       size_t latents_count);
 
+/* Called after vcut_step_function with the same facts. It may change the latents, which the next step then takes. */
+typedef int32_t (*vcut_latents_function)(void* user_data, int32_t number, const vcut_step* step, float* latents,
+                                         size_t latents_count);
+
 typedef struct vcut_load_options {
   size_t size;
   const char* backend;             /* "auto" (default), "tensorrt", "tensorrt-rtx", "onnxruntime-cpu" */
@@ -133,6 +137,7 @@ struct vcut_run_options {
   const char* schedule;        /* of the bundle, by name; NULL: made from the options below */
   const vcut_step* steps;      /* or own steps */
   size_t step_count;           /* 0: no own steps */
+  int32_t auto_size;           /* 1: the size nearest to the photograph's shape, of those that the bundle can make */
   int32_t height;              /* pixels; 0: the bundle's */
   int32_t width;               /* pixels; 0: the bundle's */
   int32_t num_frames;          /* 0: the bundle's */
@@ -150,14 +155,15 @@ struct vcut_run_options {
   const char* guidance;        /* over the frames: "linear" (default), "triangle" */
   const double* guidance_scales; /* or a number for each frame */
   size_t guidance_count;       /* 0: no own scales */
-  int32_t fps;
+  double fps;                  /* as a condition of the model */
+  double output_fps;           /* that the video plays at; NaN: fps */
   double motion_bucket_id;
   double noise_aug_strength;
   uint64_t seed;
   int32_t has_seed;       /* 0: a random seed */
-  int32_t decode_chunk;   /* frames decoded at a time; 0: the bundle's */
+  int32_t decode_chunk_size; /* frames decoded at a time; 0: the bundle's */
   int32_t decode_overlap; /* frames decoded on each side of a chunk and not kept; -1: the bundle's */
-  const char* fit;        /* of an image of another shape: "stretch" (default), "crop" */
+  const char* fit;        /* of an image of another shape: "stretch" (default), "crop", "pad", "blur" */
   const float* latents;   /* standard normal [1, F, C, h, w] instead of drawn numbers; NULL: drawn */
   size_t latents_count;   /* numbers */
   const float* noise;     /* standard normal [1, 3, H, W], likewise */
@@ -166,8 +172,9 @@ struct vcut_run_options {
   size_t frames_bytes;
   vcut_progress_function on_progress;
   vcut_step_function on_step;
-  vcut_log_function log;
-  void* user_data;           /* for on_progress, on_step and log */
+  vcut_latents_function on_latents;
+  vcut_log_function log;     /* gets what a user should know, such as that the image is stretched */
+  void* user_data;           /* for on_progress, on_step, on_latents and log */
   const vcut_cancel* cancel; /* NULL: nobody cancels from another thread */
 };
 
@@ -224,7 +231,7 @@ VCUT_API const uint8_t* vcut_video_frames(const vcut_video* video); /* [frames, 
 VCUT_API int32_t vcut_video_frame_count(const vcut_video* video);
 VCUT_API int32_t vcut_video_height(const vcut_video* video);
 VCUT_API int32_t vcut_video_width(const vcut_video* video);
-VCUT_API int32_t vcut_video_fps(const vcut_video* video);
+VCUT_API double vcut_video_fps(const vcut_video* video);
 VCUT_API int32_t vcut_video_has_seed(const vcut_video* video); /* 0 where latents and noise were both injected */
 VCUT_API uint64_t vcut_video_seed(const vcut_video* video);
 VCUT_API double vcut_video_seconds(const vcut_video* video, const char* stage); /* 0 for a stage that it has not */

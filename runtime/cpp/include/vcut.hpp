@@ -110,6 +110,7 @@ class Image {
 // What a video is made with; the fields of vcut_run_options.
 struct RunOptions {
   std::string schedule;
+  bool auto_size = false;
   std::optional<int> height, width, num_frames, num_inference_steps;
   std::string sigmas;
   std::vector<double> sigma_levels;
@@ -121,16 +122,19 @@ struct RunOptions {
   std::optional<double> min_guidance_scale, max_guidance_scale;
   std::string guidance = "linear";
   std::vector<double> guidance_scales;
-  int fps = 7;
+  double fps = 7;
+  std::optional<double> output_fps;
   double motion_bucket_id = 127, noise_aug_strength = 0.02;
   std::optional<uint64_t> seed;
-  std::optional<int> decode_chunk, decode_overlap;
+  std::optional<int> decode_chunk_size, decode_overlap;
   std::string fit = "stretch";
   std::vector<float> latents, noise;  // empty: drawn from the seed
   uint8_t* frames = nullptr;          // where to write the frames, instead of into the video
   size_t frames_bytes = 0;
   const Cancel* cancel = nullptr;
   std::function<bool(const char* stage, int done, int total)> on_progress;  // false cancels
+  // Called after each step; it may change the latents. false cancels.
+  std::function<bool(int number, const vcut_step& step, float* latents, size_t count)> on_latents;
   std::function<void(const char* message)> log;
 
   // The C structure without callbacks. It is valid as long as this object.
@@ -138,6 +142,7 @@ struct RunOptions {
     vcut_run_options options;
     vcut_run_options_init(&options);
     options.schedule = detail::text(schedule);
+    options.auto_size = auto_size ? 1 : 0;
     options.height = height.value_or(VCUT_DEFAULT);
     options.width = width.value_or(VCUT_DEFAULT);
     options.num_frames = num_frames.value_or(VCUT_DEFAULT);
@@ -156,11 +161,12 @@ struct RunOptions {
     options.guidance_scales = guidance_scales.data();
     options.guidance_count = guidance_scales.size();
     options.fps = fps;
+    options.output_fps = output_fps.value_or(std::nan(""));
     options.motion_bucket_id = motion_bucket_id;
     options.noise_aug_strength = noise_aug_strength;
     options.seed = seed.value_or(0);
     options.has_seed = seed ? 1 : 0;
-    options.decode_chunk = decode_chunk.value_or(VCUT_DEFAULT);
+    options.decode_chunk_size = decode_chunk_size.value_or(VCUT_DEFAULT);
     options.decode_overlap = decode_overlap.value_or(-1);
     options.fit = fit.c_str();
     options.latents = latents.empty() ? nullptr : latents.data();
@@ -185,7 +191,7 @@ class Video {
   int frame_count() const noexcept { return vcut_video_frame_count(get()); }
   int height() const noexcept { return vcut_video_height(get()); }
   int width() const noexcept { return vcut_video_width(get()); }
-  int fps() const noexcept { return vcut_video_fps(get()); }
+  double fps() const noexcept { return vcut_video_fps(get()); }
   std::optional<uint64_t> seed() const {
     if (vcut_video_has_seed(get()) == 0) return std::nullopt;
     return vcut_video_seed(get());
@@ -240,7 +246,7 @@ class Pipeline {
     given.onnxruntime_library = detail::text(options.onnxruntime_library);
     given.tensorrt_library = detail::text(options.tensorrt_library);
     given.tensorrt_rtx_library = detail::text(options.tensorrt_rtx_library);
-    Callbacks callbacks{nullptr, nullptr, options.log ? &options.log : nullptr, nullptr};
+    Callbacks callbacks{nullptr, nullptr, nullptr, options.log ? &options.log : nullptr, nullptr};
     given.user_data = &callbacks;
     if (options.log) given.log = on_log;
     vcut_pipeline* handle = nullptr;
@@ -262,10 +268,12 @@ class Pipeline {
   Video run(const Image& image, const RunOptions& options = {}, const OnStep& on_step = {}) {
     vcut_run_options given = options.get();
     Callbacks callbacks{options.on_progress ? &options.on_progress : nullptr, on_step ? &on_step : nullptr,
-                        options.log ? &options.log : nullptr, nullptr};
+                        options.on_latents ? &options.on_latents : nullptr, options.log ? &options.log : nullptr,
+                        nullptr};
     given.user_data = &callbacks;
     if (options.on_progress) given.on_progress = on_progress;
     if (on_step) given.on_step = after_step;
+    if (options.on_latents) given.on_latents = change;
     if (options.log) given.log = on_log;
     const vcut_image photo = image.get();
     vcut_video* handle = nullptr;
@@ -279,6 +287,7 @@ class Pipeline {
   struct Callbacks {
     const std::function<bool(const char*, int, int)>* progress;
     const OnStep* step;
+    const std::function<bool(int, const vcut_step&, float*, size_t)>* latents;
     const std::function<void(const char*)>* log;
     std::exception_ptr thrown;
   };
@@ -302,6 +311,9 @@ class Pipeline {
   static int32_t after_step(void* user_data, int32_t number, const vcut_step* step, const float* latents,
                             size_t count) {
     return kept(user_data, [&](Callbacks& c) { return (*c.step)(number, *step, latents, count); });
+  }
+  static int32_t change(void* user_data, int32_t number, const vcut_step* step, float* latents, size_t count) {
+    return kept(user_data, [&](Callbacks& c) { return (*c.latents)(number, *step, latents, count); });
   }
   static void on_log(void* user_data, const char* message) {
     kept(user_data, [&](Callbacks& c) {

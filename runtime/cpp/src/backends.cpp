@@ -12,18 +12,18 @@ namespace {
 constexpr const char* last = "onnxruntime-cpu";
 const std::vector<std::string> known{"tensorrt", "tensorrt-rtx", last};
 
-Offer offer(const Bundle& bundle, const std::string& name) {
-  if (name == "tensorrt" || name == "tensorrt-rtx") return offer_tensorrt(bundle, name);
+Offer offer(const Bundle& bundle, const std::string& name, const BackendOptions& options) {
+  if (name == "tensorrt" || name == "tensorrt-rtx") return offer_tensorrt(bundle, name, options);
   return offer_onnxruntime(bundle);
 }
 
 // The offer of the best backend that can run the bundle here.
-Offer best(const Bundle& bundle) {
+Offer best(const Bundle& bundle, const BackendOptions& options) {
   std::vector<std::string> refusals;  // of the libraries that the bundle has engines for
   std::string cpu_refusal;
   for (const auto& name : known) {
     try {
-      Offer result = offer(bundle, name);
+      Offer result = offer(bundle, name, options);
       if (name == last) {
         std::string why = refusals.empty() ? "the bundle has no engines" : refusals[0];
         for (size_t i = 1; i < refusals.size(); ++i) why += "; " + refusals[i];
@@ -53,13 +53,13 @@ std::unique_ptr<Backend> open_backend(const Bundle& bundle, const std::string& n
     throw usage("threads is " + std::to_string(*options.threads) + ": give at least 1");
   }
   if (name == "auto") {
-    const Offer choice = best(bundle);
+    const Offer choice = best(bundle, options);
     auto backend = choice.open(options);
     backend->note_first(backend->name() + ": " + choice.reason);
     return backend;
   }
   for (const auto& candidate : known) {
-    if (name == candidate) return offer(bundle, name).open(options);
+    if (name == candidate) return offer(bundle, name, options).open(options);
   }
   throw usage("unknown backend " + repr(name) + ": choose auto, " + joined(known));
 }

@@ -1,6 +1,9 @@
 #include "bundle.hpp"
 
+#include <sys/stat.h>
+
 #include <atomic>
+#include <cerrno>
 #include <exception>
 #include <fstream>
 #include <iterator>
@@ -18,6 +21,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr uintmax_t most_manifest_bytes = 16 << 20;  // a hundred times what a bundle with many engines has
+
 std::string how_to_make_again(const File& file) {
   return file.is_engine ? "build it again with 'vcut build --force'" : "export the bundle again with --force";
 }
@@ -31,26 +36,31 @@ std::string read(const fs::path& path) {
   return content;
 }
 
-bool is_inside(const fs::path& path, const fs::path& root) {
-  const fs::path real = fs::weakly_canonical(path);
-  const fs::path real_root = fs::weakly_canonical(root);
-  auto part = real.begin();
-  for (const auto& expected : real_root) {
-    if (expected.empty()) continue;  // after a closing slash
-    if (part == real.end() || *part != expected) return false;
-    ++part;
+// What lies at a path, 0 for nothing. Throws what the system says if it may not be looked at.
+mode_t mode_of(const fs::path& path) {
+  struct stat status {};
+  if (stat(path.c_str(), &status) == 0) return status.st_mode & S_IFMT;
+  if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP) return 0;
+  throw fs::filesystem_error("cannot look", path, std::error_code(errno, std::generic_category()));
+}
+
+// A path part by part, so that "./unet.weights" is the same; ".." stays.
+fs::path plain(const fs::path& path) {
+  fs::path result;
+  for (const auto& part : path) {
+    if (!part.empty() && part != ".") result /= part;
   }
-  return true;
+  return result;
 }
 
 void check_file(const Bundle& bundle, const File& file) {
   if (file.file.find('\0') != std::string::npos) throw fs::filesystem_error("embedded null byte", std::error_code());
   const std::string root = bundle.root.string();
   const fs::path path = bundle.path(file);
-  if (!is_inside(path, bundle.root)) {
-    throw bad_bundle(root + ": " + file.file + " is a link that leaves the bundle: do not use this bundle");
+  if (plain(fs::weakly_canonical(path)) != plain(fs::weakly_canonical(bundle.root) / file.file)) {
+    throw bad_bundle(root + ": " + file.file + " is a link, or lies in one: put the file itself there");
   }
-  if (!fs::is_regular_file(path)) {
+  if (mode_of(path) != S_IFREG) {
     throw bad_bundle(root + ": " + file.file + " is missing: " + how_to_make_again(file));
   }
   const auto size = static_cast<int64_t>(fs::file_size(path));
@@ -60,27 +70,25 @@ void check_file(const Bundle& bundle, const File& file) {
   }
 }
 
-// A graph may take external data from the one weights file that the manifest gives it, and from nowhere else.
-void check_external_data(const Bundle& bundle, const File& file, const File& weights) {
-  const std::string root = bundle.root.string();
-  std::set<std::string> locations;
+// A graph may have the exporter's operators, and external data from the one weights file that the manifest gives.
+void check_graph(const Bundle& bundle, const File& file, const File& weights) {
+  const std::string start = bundle.root.string() + ": " + file.file;
+  GraphFacts facts;
   try {
-    locations = external_locations(read(bundle.path(file)));
+    facts = scan_graph(read(bundle.path(file)));
   } catch (const Wrong&) {
-    throw bad_bundle(root + ": " + file.file + " is not an ONNX graph: export the bundle again with --force");
+    throw bad_bundle(start + " is not an ONNX graph: export the bundle again with --force");
   }
-  for (const auto& location : locations) {
+  for (const auto& name : facts.operators) {
+    if (!is_exported(name)) {
+      throw bad_bundle(start + " has the operator " + repr(name) +
+                       ", which vcut never exports: do not use this bundle");
+    }
+  }
+  for (const auto& location : facts.locations) {
     const fs::path own = location.empty() || location[0] != '/' ? fs::path(file.file).parent_path() : fs::path();
-    // A file is compared part by part, so that "./unet.weights" is the same; ".." stays and never matches.
-    const auto plain = [](const fs::path& path) {
-      fs::path result;
-      for (const auto& part : path) {
-        if (!part.empty() && part != ".") result /= part;
-      }
-      return result;
-    };
     if (plain(own / location) != plain(weights.file)) {
-      throw bad_bundle(root + ": " + file.file + " reads weights from " + repr(location) +
+      throw bad_bundle(start + " reads weights from " + repr(location) +
                        ", which the manifest does not list: do not use this bundle");
     }
   }
@@ -93,8 +101,8 @@ void check_contents(const Bundle& bundle, bool hashes) {
   if (hashes) check_hashes(bundle, files);
   for (const auto& [name, graph] : bundle.manifest.graphs) {
     const File& weights = bundle.manifest.weights.at(graph.weights);
-    check_external_data(bundle, graph, weights);
-    if (graph.contrib) check_external_data(bundle, *graph.contrib, weights);
+    check_graph(bundle, graph, weights);
+    if (graph.contrib) check_graph(bundle, *graph.contrib, weights);
   }
 }
 
@@ -103,20 +111,24 @@ void check_contents(const Bundle& bundle, bool hashes) {
 Bundle open_bundle(const std::string& root, bool hashes) {
   Bundle bundle;
   bundle.root = root;
-  std::error_code ignored;
-  if (!fs::is_directory(root, ignored)) {
-    throw bad_bundle("no bundle at " + root + ": make one with 'vcut export --output " + root + "'");
-  }
-  if (!fs::is_regular_file(bundle.root / manifest_file, ignored)) {
-    throw bad_bundle(root + " has no " + manifest_file + ", so it is not a vcut bundle: check the path");
-  }
   try {
-    bundle.manifest = decode_manifest(read(bundle.root / manifest_file));
+    if (mode_of(root) != S_IFDIR) {
+      throw bad_bundle("no bundle at " + root + ": make one with 'vcut export --output " + root + "'");
+    }
+    const fs::path file = bundle.root / manifest_file;
+    if (mode_of(file) != S_IFREG) {
+      throw bad_bundle(root + " has no " + manifest_file + ", so it is not a vcut bundle: check the path");
+    }
+    if (fs::file_size(file) > most_manifest_bytes) {
+      throw bad_bundle(root + ": " + manifest_file + " has more than " + std::to_string(most_manifest_bytes) +
+                       " bytes: do not use this bundle");
+    }
+    bundle.manifest = decode_manifest(read(file));
     check_manifest(bundle.manifest);
   } catch (const Wrong& error) {
     throw bad_bundle(root + ": " + error.what());
-  } catch (const fs::filesystem_error& error) {
-    throw bad_bundle(root + ": " + error.code().message());
+  } catch (const fs::filesystem_error& error) {  // a name that is too long, a folder that may not be entered
+    throw bad_bundle(root + " cannot be read (" + error.code().message() + "): check the path and its permissions");
   }
   try {
     check_contents(bundle, hashes);

@@ -5,11 +5,8 @@
 #include <memory>
 #include <new>
 
-#include "error.hpp"
-#include "image_file.hpp"
+#include "c_convert.hpp"
 #include "noise.hpp"
-#include "pipeline.hpp"
-#include "resize.hpp"
 #include "text.hpp"
 #include "vcut.h"
 
@@ -38,10 +35,6 @@ struct vcut_video {
   Video video;
 };
 
-struct vcut_cancel {
-  std::atomic<bool> requested{false};
-};
-
 namespace {
 
 // What is said when there is no memory for an error.
@@ -49,7 +42,7 @@ vcut_error no_memory{VCUT_INTERNAL, "out of memory: choose a smaller video, or c
 
 vcut_error* made(vcut_code code, const std::string& message) {
   try {
-    return new vcut_error{code, as_utf8(one_line(message))};
+    return new vcut_error{code, printable(message)};
   } catch (...) {
     return &no_memory;
   }
@@ -70,171 +63,6 @@ vcut_error* guarded(const Body& body) noexcept {
   } catch (...) {
     return made(VCUT_INTERNAL, "an unknown fault");
   }
-}
-
-template <typename T>
-void require(const T* pointer, const char* name) {
-  if (pointer == nullptr) throw usage(std::string(name) + " is NULL: give one");
-}
-
-// Returns a structure of the current size. What an older caller does not have keeps its default.
-template <typename T>
-T completed(const T* given, void (*init)(T*, size_t), const char* name) {
-  T result;
-  init(&result, sizeof result);
-  if (given == nullptr) return result;
-  if (given->size < sizeof(size_t) || given->size > 65536) {
-    throw usage(std::string(name) + " has an impossible size: fill it with its init function");
-  }
-  std::memcpy(&result, given, std::min(given->size, sizeof result));
-  result.size = sizeof result;
-  return result;
-}
-
-// Writes defaults to a structure that may be shorter or longer than this library's.
-template <typename T>
-void copy_defaults(T* out, const T& defaults, size_t size) {
-  if (out == nullptr || size < sizeof(size_t)) return;
-  std::memset(static_cast<void*>(out), 0, size);
-  std::memcpy(static_cast<void*>(out), &defaults, std::min(size, sizeof defaults));
-  std::memcpy(static_cast<void*>(out), &size, sizeof size);
-}
-
-std::string text_or(const char* text, const char* otherwise) { return text == nullptr ? otherwise : text; }
-
-std::optional<int64_t> unless(int32_t value, int32_t standard) {
-  if (value == standard) return std::nullopt;
-  return value;
-}
-
-std::optional<double> unless_nan(double value) {
-  if (std::isnan(value)) return std::nullopt;
-  return value;
-}
-
-Step step_of(const vcut_step& given) {
-  Step step;
-  step.sigma = given.sigma;
-  step.graph = text_or(given.graph, "");
-  step.bias = text_or(given.bias, "");
-  std::copy(std::begin(given.coefficients), std::end(given.coefficients), step.coefficients.begin());
-  step.noise = given.noise;
-  if (step.bias != "both" && step.bias != "mean" && step.bias != "cond") {
-    throw usage("unknown bias " + repr(step.bias) + ": choose both, mean, cond");
-  }
-  return step;
-}
-
-vcut_step view_of(const Step& step) {
-  vcut_step result{step.sigma, step.graph.c_str(), step.bias.c_str(), {}, step.noise};
-  std::copy(step.coefficients.begin(), step.coefficients.end(), std::begin(result.coefficients));
-  return result;
-}
-
-RunOptions run_options(const vcut_run_options& given) {
-  RunOptions options;
-  options.schedule = text_or(given.schedule, "");
-  if (given.schedule != nullptr && options.schedule.empty()) throw usage("schedule is empty: give a name or NULL");
-  if (given.step_count > 0) {
-    require(given.steps, "steps");
-    options.rows.emplace();
-    for (size_t i = 0; i < given.step_count; ++i) options.rows->push_back(step_of(given.steps[i]));
-    if (given.schedule != nullptr) throw usage("schedule and steps exclude each other: leave one out");
-  }
-  options.height = unless(given.height, 0);
-  options.width = unless(given.width, 0);
-  options.num_frames = unless(given.num_frames, 0);
-  options.num_inference_steps = unless(given.num_inference_steps, 0);
-  options.sigmas.grid = text_or(given.sigmas, "");
-  if (given.sigma_count > 0) {
-    require(given.sigma_levels, "sigma_levels");
-    options.sigmas.levels.assign(given.sigma_levels, given.sigma_levels + given.sigma_count);
-    if (given.sigmas != nullptr) throw usage("sigmas and sigma_levels exclude each other: leave one out");
-  }
-  options.solver = text_or(given.solver, "euler");
-  options.guide_from = given.guide_from;
-  if (given.cut_step != VCUT_DEFAULT) options.cut_step = given.cut_step == VCUT_NEVER ? never : given.cut_step;
-  options.cache_interval = given.cache_interval;
-  options.quality_bias = text_or(given.quality_bias, "mean");
-  options.min_guidance_scale = unless_nan(given.min_guidance_scale);
-  options.max_guidance_scale = unless_nan(given.max_guidance_scale);
-  options.guidance = text_or(given.guidance, "linear");
-  if (given.guidance_count > 0) {
-    require(given.guidance_scales, "guidance_scales");
-    options.guidance_scales.emplace(given.guidance_scales, given.guidance_scales + given.guidance_count);
-  }
-  options.fps = given.fps;
-  options.motion_bucket_id = given.motion_bucket_id;
-  options.noise_aug_strength = given.noise_aug_strength;
-  if (given.has_seed != 0) options.seed = given.seed;
-  options.decode_chunk = unless(given.decode_chunk, 0);
-  options.decode_overlap = unless(given.decode_overlap, -1);
-  options.fit = text_or(given.fit, "stretch");
-  return options;
-}
-
-Pixels pixels_of(const vcut_image& image) {
-  if (image.kind == VCUT_IMAGE_FILE) {
-    require(image.path, "the image's path");
-    return read_image(image.path);
-  }
-  require(image.data, "the image's data");
-  if (image.kind == VCUT_IMAGE_ENCODED) return decode_image(image.data, image.data_bytes, "the image");
-  if (image.height < 1 || image.width < 1) {
-    throw usage("an image must be [height, width, 3], this one is [" + std::to_string(image.height) + ", " +
-                std::to_string(image.width) + ", 3]");
-  }
-  const size_t count = size_of({image.height, image.width, 3}, "uint8");
-  Pixels pixels{image.height, image.width, {}};
-  if (image.kind == VCUT_IMAGE_RGB8) {
-    const auto* data = static_cast<const uint8_t*>(image.data);
-    pixels.data.assign(data, data + count);
-  } else {
-    pixels.data = to_levels(static_cast<const float*>(image.data), count);
-  }
-  return pixels;
-}
-
-std::vector<float> tensor_of(const vcut_image& image, int64_t height, int64_t width, const std::string& fit) {
-  if (image.kind < VCUT_IMAGE_FILE || image.kind > VCUT_IMAGE_TENSOR) {
-    throw usage("the image has an unknown kind: give one of vcut_image_kind");
-  }
-  if (image.kind != VCUT_IMAGE_TENSOR) return to_tensor(fit_image(pixels_of(image), height, width, fit));
-  require(image.data, "the image's data");
-  if (image.height != height || image.width != width) {
-    throw usage("the image's tensor is " + std::to_string(image.height) + "x" + std::to_string(image.width) +
-                ", the video " + std::to_string(height) + "x" + std::to_string(width) + ": resize it before");
-  }
-  const auto* data = static_cast<const float*>(image.data);
-  return {data, data + 3 * height * width};
-}
-
-[[noreturn]] void cancel() { throw Error(Code::cancelled, "the video was cancelled"); }
-
-Request request_of(const vcut_run_options& given) {
-  Request request;
-  request.latents = given.latents;
-  request.latents_count = given.latents_count;
-  request.noise = given.noise;
-  request.noise_count = given.noise_count;
-  request.frames = given.frames;
-  request.frames_bytes = given.frames_bytes;
-  void* user_data = given.user_data;
-  if (const auto callback = given.on_progress) {
-    request.progress = [callback, user_data](const std::string& stage, int64_t done, int64_t total) {
-      if (callback(user_data, stage.c_str(), static_cast<int32_t>(done), static_cast<int32_t>(total)) != 0) cancel();
-    };
-  }
-  if (const auto callback = given.on_step) {
-    request.after_step = [callback, user_data](int64_t number, const Step& step, const std::vector<float>& latents) {
-      const vcut_step view = view_of(step);
-      if (callback(user_data, static_cast<int32_t>(number), &view, latents.data(), latents.size()) != 0) cancel();
-    };
-  }
-  if (const auto* token = given.cancel) {
-    request.cancelled = [token] { return token->requested.load(); };
-  }
-  return request;
 }
 
 vcut_plan* planned(Plan plan) {
@@ -337,6 +165,7 @@ void vcut_run_options_init_sized(vcut_run_options* options, size_t size) {
   defaults.max_guidance_scale = std::nan("");
   defaults.guidance = "linear";
   defaults.fps = 7;
+  defaults.output_fps = std::nan("");
   defaults.motion_bucket_id = 127;
   defaults.noise_aug_strength = 0.02;
   defaults.decode_overlap = -1;
@@ -351,15 +180,8 @@ vcut_error* vcut_pipeline_load(const char* folder, const vcut_load_options* opti
     require(folder, "folder");
     require(pipeline, "pipeline");
     const auto given = completed(options, vcut_load_options_init_sized, "options");
-    BackendOptions backend_options;
-    backend_options.threads = unless(given.threads, 0);
-    if (given.low_memory >= 0) backend_options.low_memory = given.low_memory != 0;
-    backend_options.cuda_graphs = given.cuda_graphs != 0;
-    backend_options.onnxruntime_library = text_or(given.onnxruntime_library, "");
-    backend_options.tensorrt_library = text_or(given.tensorrt_library, "");
-    backend_options.tensorrt_rtx_library = text_or(given.tensorrt_rtx_library, "");
     auto bundle = std::make_shared<const Bundle>(open_bundle(folder, false));
-    auto backend = open_backend(*bundle, text_or(given.backend, "auto"), backend_options);
+    auto backend = open_backend(*bundle, text_or(given.backend, "auto"), backend_options(given));
     if (given.log != nullptr) {
       for (const auto& note : backend->notes()) given.log(given.user_data, note.c_str());
     }
@@ -393,11 +215,9 @@ vcut_error* vcut_pipeline_run(vcut_pipeline* pipeline, const vcut_image* image, 
     require(video, "video");
     const auto given = completed(options, vcut_run_options_init_sized, "options");
     const auto photo = completed(image, vcut_image_init_sized, "image");
-    const auto source = [&photo](int64_t height, int64_t width, const std::string& fit) {
-      return tensor_of(photo, height, width, fit);
-    };
+    const auto source = [&photo] { return open_photo(photo); };
     const auto log = [&given](const std::string& note) {
-      if (given.log != nullptr) given.log(given.user_data, note.c_str());
+      if (given.log != nullptr) given.log(given.user_data, printable(note).c_str());
     };
     auto result = std::make_unique<vcut_video>();
     result->video = pipeline->pipeline->run(source, run_options(given), request_of(given), log);
@@ -424,7 +244,7 @@ int32_t vcut_video_height(const vcut_video* video) { return static_cast<int32_t>
 
 int32_t vcut_video_width(const vcut_video* video) { return static_cast<int32_t>(video->video.sizes.width); }
 
-int32_t vcut_video_fps(const vcut_video* video) { return static_cast<int32_t>(video->video.fps); }
+double vcut_video_fps(const vcut_video* video) { return video->video.fps; }
 
 int32_t vcut_video_has_seed(const vcut_video* video) { return video->video.seed ? 1 : 0; }
 
@@ -454,9 +274,11 @@ vcut_error* vcut_image_read(const vcut_image* image, int32_t height, int32_t wid
     require(out, "out");
     const auto photo = completed(image, vcut_image_init_sized, "image");
     const std::string words = text_or(fit, "stretch");
-    if (words != "stretch" && words != "crop") throw usage("unknown fit " + repr(words) + ": choose stretch, crop");
+    RunOptions options;
+    options.fit = words;
+    options.check();
     if (height < 1 || width < 1) throw usage("an image cannot be fitted to a size below 1: give pixels");
-    const auto tensor = tensor_of(photo, height, width, words);
+    const auto tensor = open_photo(photo).fitted(height, width, words);
     std::memcpy(out, tensor.data(), tensor.size() * sizeof(float));
   });
 }

@@ -12,6 +12,10 @@ namespace vcut_core {
 namespace {
 
 const std::string again = ": export the bundle again with --force";
+constexpr int64_t most_graph_bytes = 16 << 20;  // the largest of SVD-XT has 1 MB: weights are not in it
+constexpr int64_t most_channels = 1 << 20;
+constexpr int64_t most_factor = 64;  // pixels per latent pixel
+constexpr int64_t most_encoder_size = 4096;
 
 // The parts of a path, as Python's PurePosixPath has them.
 std::vector<std::string> parts(const std::string& path) {
@@ -46,6 +50,22 @@ void check_paths(const Manifest& manifest) {
     }
     if (!is_sha256(entry->sha256)) throw Wrong("the manifest gives no sha256 for " + path + again);
   }
+  for (const File* entry : manifest.graph_files()) {
+    if (entry->bytes > most_graph_bytes) {
+      throw Wrong("the graph " + entry->file + " has " + std::to_string(entry->bytes) + " bytes, more than " +
+                  std::to_string(most_graph_bytes) + again);
+    }
+  }
+}
+
+bool exceeds(const Sizes& sizes, const Sizes& limits) {
+  return sizes.frames > limits.frames || sizes.height > limits.height || sizes.width > limits.width;
+}
+
+bool is_too_large(const Manifest& manifest) {
+  const int64_t channels = std::max({manifest.latent_channels, manifest.deep_features, manifest.bias_channels()});
+  return exceeds(manifest.sizes(), most_sizes) || exceeds(manifest.largest(), most_sizes) || channels > most_channels ||
+         manifest.vae_scale_factor > most_factor || manifest.encoder_size > most_encoder_size;
 }
 
 void check_ranges(const Manifest& manifest) {
@@ -67,13 +87,14 @@ void check_sizes(const Manifest& manifest) {
     throw Wrong("the manifest gives a size below 1" + again);
   }
   if (manifest.deep_features < 0) throw Wrong("the manifest gives deep_features below 0" + again);
+  if (is_too_large(manifest)) throw Wrong("the manifest gives a size that is too large" + again);
   check_ranges(manifest);
   if (!manifest.dynamic.empty() && manifest.encoder_size < 1) {
     throw Wrong("the manifest gives no size of the image encoder" + again);
   }
   const int64_t most = manifest.decode_frames() ? manifest.smallest().frames : manifest.largest().frames;
   if (manifest.decode_chunk > most) throw Wrong("the manifest's decode_chunk is longer than its videos" + again);
-  if (manifest.decode_overlap < 0 || 2 * manifest.decode_overlap >= manifest.decode_chunk) {
+  if (manifest.decode_overlap < 0 || manifest.decode_overlap >= (manifest.decode_chunk + 1) / 2) {
     throw Wrong("the manifest's decode_overlap does not fit its decode_chunk" + again);
   }
   int64_t offset = 0;
@@ -101,9 +122,10 @@ void check_graphs(const Manifest& manifest, const Ordered<BoundGraph>& graphs) {
 
 void check_schedules(const Manifest& manifest) {
   const Scheduler& scheduler = manifest.scheduler;
-  const bool finite = std::isfinite(scheduler.sigma_max) && std::isfinite(scheduler.rho) &&
-                      std::isfinite(scheduler.initial_noise_scale) && std::isfinite(scheduler.final_sigma);
-  if (!(0 < scheduler.sigma_min && scheduler.sigma_min < scheduler.sigma_max && scheduler.rho > 0 && finite)) {
+  const bool ordered = 0 <= scheduler.final_sigma && scheduler.final_sigma < scheduler.sigma_min &&
+                       0 < scheduler.sigma_min && scheduler.sigma_min < scheduler.sigma_max;
+  const bool scaled = scheduler.initial_noise_scale >= scheduler.sigma_max * (1 - 1e-6);  // see Scheduler::noise_scale
+  if (!(ordered && scheduler.rho > 0 && scaled && falls(karras_sigmas(scheduler, most_steps)))) {
     throw Wrong("the manifest's scheduler constants are impossible" + again);
   }
   if (!manifest.schedules.has(default_schedule)) {
@@ -223,15 +245,22 @@ void check_shapes(const Manifest& manifest, const Ordered<BoundGraph>& graphs) {
 void check_manifest(const Manifest& manifest) {
   check_paths(manifest);
   check_sizes(manifest);
+  if (!manifest.unet_problem.empty()) {
+    throw Wrong("the manifest's configuration of the UNet is impossible (" + manifest.unet_problem + ")" + again);
+  }
   const auto graphs = bundle_graphs(manifest);
   check_graphs(manifest, graphs);
   check_schedules(manifest);
   check_engines(manifest);
   check_shapes(manifest, graphs);
+  if (!manifest.impossible_value.empty()) throw Wrong(manifest.impossible_value + again);
 }
 
 void check_schedule(const Schedule& schedule, const Manifest& manifest) {
   if (schedule.empty()) throw Wrong("it has no step");
+  if (schedule.size() > static_cast<size_t>(most_steps)) {
+    throw Wrong("it has " + std::to_string(schedule.size()) + " steps, more than " + std::to_string(most_steps));
+  }
   std::string full;  // the step graph that gave the latest deep features
   const auto finite = [](double value) { return std::isfinite(value) && std::abs(value) < 3.4028235677973366e38; };
   for (size_t i = 0; i < schedule.size(); ++i) {
@@ -253,7 +282,7 @@ void check_schedule(const Schedule& schedule, const Manifest& manifest) {
     if (!all_finite || static_cast<float>(step.sigma) <= 0 || step.noise < 0) {
       throw Wrong(which + " has an impossible sigma, coefficient or noise");
     }
-    if (i > 0 && step.sigma >= schedule[i - 1].sigma) {
+    if (i > 0 && static_cast<float>(step.sigma) >= static_cast<float>(schedule[i - 1].sigma)) {
       throw Wrong("sigma does not fall at " + which);
     }
   }

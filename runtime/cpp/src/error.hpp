@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "text.hpp"
+
 namespace vcut_core {
 
 // The numbers are those of vcut.h.
@@ -11,7 +13,8 @@ enum class Code { failed = 1, usage = 2, bundle = 3, cancelled = 4, internal = 5
 
 class Error : public std::runtime_error {
  public:
-  Error(Code code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  // A message may quote what a bundle or a file says, so it is made printable.
+  Error(Code code, const std::string& message) : std::runtime_error(printable(message)), code_(code) {}
   Code code() const { return code_; }
 
  private:

@@ -1,6 +1,7 @@
 #include "graphs.hpp"
 
 #include <initializer_list>
+#include <set>
 #include <stdexcept>
 
 namespace vcut_core {
@@ -113,6 +114,34 @@ Ordered<BoundGraph> bundle_graphs(const Manifest& manifest) {
     result[kind.name] = {specs(kind.inputs, bound, manifest.precision), specs(kind.outputs, bound, manifest.precision)};
   }
   return result;
+}
+
+std::optional<std::string> unlike(const std::vector<TensorSpec>& loaded, const std::vector<TensorSpec>& listed) {
+  using Facts = std::map<std::string, std::pair<std::string, std::vector<int64_t>>>;
+  const auto facts = [](const std::vector<TensorSpec>& specs, bool is_loaded) {
+    Facts result;
+    for (const auto& spec : specs) {
+      std::vector<int64_t> shape;
+      for (const auto& dimension : spec.shape) {
+        const bool is_free = dimension.free() || (is_loaded && dimension.size < 1);
+        shape.push_back(is_free ? -1 : dimension.size);
+      }
+      result[spec.name] = {spec.dtype, shape};
+    }
+    return result;
+  };
+  const Facts real = facts(loaded, true);
+  const Facts right = facts(listed, false);
+  std::set<std::string> names;
+  for (const auto* side : {&real, &right}) {
+    for (const auto& entry : *side) names.insert(entry.first);
+  }
+  for (const auto& name : names) {
+    const auto left = real.find(name);
+    const auto other = right.find(name);
+    if (left == real.end() || other == right.end() || left->second != other->second) return name;
+  }
+  return std::nullopt;
 }
 
 std::vector<int64_t> sized(const std::vector<Dimension>& shape, const Symbols& values) {

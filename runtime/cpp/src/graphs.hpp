@@ -44,6 +44,10 @@ struct BoundGraph {
 // The graphs that a bundle with this manifest must have. Dimensions that are free there are symbols.
 Ordered<BoundGraph> bundle_graphs(const Manifest& manifest);
 
+// Returns the name of a tensor that is not as the manifest lists it, none if all are. A dimension of a loaded graph
+// that is no positive number is free.
+std::optional<std::string> unlike(const std::vector<TensorSpec>& loaded, const std::vector<TensorSpec>& listed);
+
 // Returns a shape whose symbols all have values.
 std::vector<int64_t> sized(const std::vector<Dimension>& shape, const Symbols& values);
 

@@ -1,5 +1,7 @@
 #include "manifest.hpp"
 
+#include <algorithm>
+
 namespace vcut_core {
 
 bool TensorSpec::has_free() const {
@@ -32,7 +34,8 @@ Sizes Manifest::largest() const { return extreme(*this, &SizeRange::max); }
 
 int64_t Manifest::bias_channels() const {
   int64_t sum = 0;
-  for (const auto& slice : sca_bias) sum += slice.channels;
+  constexpr int64_t most = int64_t{1} << 61;  // a sum beyond it is too large whatever it is
+  for (const auto& slice : sca_bias) sum = std::clamp(sum + std::clamp(slice.channels, -most, most), -most, most);
   return sum;
 }
 
@@ -69,12 +72,17 @@ Symbols Manifest::bound() const {
   return result;
 }
 
-std::vector<const File*> Manifest::onnx_files() const {
+std::vector<const File*> Manifest::graph_files() const {
   std::vector<const File*> files;
   for (const auto& [name, graph] : graphs) {
     files.push_back(&graph);
     if (graph.contrib) files.push_back(&*graph.contrib);
   }
+  return files;
+}
+
+std::vector<const File*> Manifest::onnx_files() const {
+  std::vector<const File*> files = graph_files();
   for (const auto& [name, file] : weights) files.push_back(&file);
   return files;
 }

@@ -111,6 +111,8 @@ struct Sizes {
   int64_t frames = 0, height = 0, width = 0;
 };
 
+inline constexpr Sizes most_sizes{1024, 16384, 16384};
+
 struct BiasSlice {
   std::string block;
   int64_t offset = 0, channels = 0;
@@ -121,6 +123,8 @@ using Symbols = std::map<std::string, int64_t>;
 struct Manifest {
   std::string vcut_version, model_id;
   UnetConfig unet;
+  std::string unet_problem;      // what is wrong with the configuration of the UNet; empty: nothing
+  std::string impossible_value;  // what is wrong with a number anywhere; empty: nothing
   int64_t encoder_size = 224;  // S; 0 if the configuration gives no number
   int64_t height = 0, width = 0, frames = 0;
   Ordered<SizeRange> dynamic;
@@ -148,6 +152,7 @@ struct Manifest {
   Symbols values(const Sizes& sizes, int64_t chunk) const;
   // The symbols that have one value in all of the bundle's videos.
   Symbols bound() const;
+  std::vector<const File*> graph_files() const;  // without their weights
   std::vector<const File*> onnx_files() const;
   std::vector<const File*> engine_files() const;
 };

@@ -1,146 +1,16 @@
 // Reads manifest.json. Its types are checked field by field, in the order and with the words of the Python runtime.
-#include <cmath>
-#include <functional>
-#include <initializer_list>
-#include <limits>
-#include <nlohmann/json.hpp>
-
 #include "error.hpp"
+#include "json_fields.hpp"
 #include "manifest.hpp"
-#include "text.hpp"
 
 namespace vcut_core {
 namespace {
 
-using Json = nlohmann::ordered_json;
-using Read = std::function<void(const Json&, const std::string&)>;
-
 constexpr const char* again = ": export the bundle again with --force";
-constexpr int deepest = 500;
-constexpr int64_t most = int64_t{1} << 60;  // sums of a manifest's numbers stay within 64 bits
-
-struct Field {
-  const char* name;
-  Read read;
-  bool required = true;
-};
-
-// What is wrong with a value, and where.
-class Invalid : public std::runtime_error {
- public:
-  Invalid(const std::string& what, const std::string& path)
-      : std::runtime_error(path == "$" ? what : what + " - at `" + path + "`") {}
-};
-
-const char* kind_of(const Json& value) {
-  if (value.is_object()) return "object";
-  if (value.is_array()) return "array";
-  if (value.is_string()) return "str";
-  if (value.is_boolean()) return "bool";
-  if (value.is_number_integer()) return "int";
-  if (value.is_number()) return "float";
-  return "null";
-}
-
-Invalid expected(const std::string& kinds, const Json& value, const std::string& path) {
-  return {"Expected `" + kinds + "`, got `" + kind_of(value) + "`", path};
-}
-
-void record(const Json& value, const std::string& path, std::initializer_list<Field> fields) {
-  if (!value.is_object()) throw expected("object", value, path);
-  for (const auto& [key, inner] : value.items()) {
-    const Field* match = nullptr;
-    for (const Field& field : fields) {
-      if (key == field.name) match = &field;
-    }
-    if (match == nullptr) throw Invalid("Object contains unknown field `" + key + "`", path);
-    match->read(inner, path + "." + key);
-  }
-  for (const Field& field : fields) {
-    if (field.required && !value.contains(field.name)) {
-      throw Invalid(std::string("Object missing required field `") + field.name + "`", path);
-    }
-  }
-}
-
-void each(const Json& value, const std::string& path, const std::function<void(const std::string&, const Json&)>& read) {
-  if (!value.is_object()) throw expected("object", value, path);
-  for (const auto& [key, inner] : value.items()) read(key, inner);
-}
-
-void elements(const Json& value, const std::string& path, const Read& read) {
-  if (!value.is_array()) throw expected("array", value, path);
-  for (size_t i = 0; i < value.size(); ++i) read(value[i], path + "[" + std::to_string(i) + "]");
-}
-
-Read text(std::string& out) {
-  return [&out](const Json& value, const std::string& path) {
-    if (!value.is_string()) throw expected("str", value, path);
-    out = value.get<std::string>();
-  };
-}
-
-Read optional_text(std::optional<std::string>& out) {
-  return [&out](const Json& value, const std::string& path) {
-    if (value.is_null()) return;
-    if (!value.is_string()) throw expected("str | null", value, path);
-    out = value.get<std::string>();
-  };
-}
-
-Read word(std::string& out, std::initializer_list<const char*> words) {
-  std::vector<std::string> known(words.begin(), words.end());
-  return [&out, known](const Json& value, const std::string& path) {
-    if (!value.is_string()) throw expected("str", value, path);
-    out = value.get<std::string>();
-    for (const auto& name : known) {
-      if (out == name) return;
-    }
-    throw Invalid("Invalid enum value '" + out + "'", path);
-  };
-}
-
-int64_t integer_of(const Json& value, const std::string& path) {
-  if (!value.is_number_integer()) throw expected("int", value, path);
-  const bool large = value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(most);
-  if (large || value.get<int64_t>() > most || value.get<int64_t>() < -most) {
-    throw Invalid("Integer value out of range", path);
-  }
-  return value.get<int64_t>();
-}
-
-Read integer(int64_t& out) {
-  return [&out](const Json& value, const std::string& path) { out = integer_of(value, path); };
-}
-
-Read real(double& out) {
-  return [&out](const Json& value, const std::string& path) {
-    if (!value.is_number()) throw expected("float", value, path);
-    out = value.get<double>();
-  };
-}
-
-Read shape(std::vector<Dimension>& out) {
-  return [&out](const Json& value, const std::string& path) {
-    out.clear();
-    elements(value, path, [&](const Json& inner, const std::string& place) {
-      Dimension dimension;
-      if (inner.is_string()) {
-        dimension.symbol = inner.get<std::string>();
-      } else if (inner.is_number_integer()) {
-        dimension.size = integer_of(inner, place);
-      } else {
-        throw expected("int | str", inner, place);
-      }
-      out.push_back(dimension);
-    });
-  };
-}
-
 Read tensors(std::vector<TensorSpec>& out) {
-  return [&out](const Json& value, const std::string& path) {
+  return [&out](Json& value, const std::string& path) {
     out.clear();
-    elements(value, path, [&](const Json& inner, const std::string& place) {
+    elements(value, path, [&](Json& inner, const std::string& place) {
       TensorSpec spec;
       record(inner, place,
              {{"name", text(spec.name)},
@@ -152,19 +22,19 @@ Read tensors(std::vector<TensorSpec>& out) {
 }
 
 Read integers(std::vector<int64_t>& out) {
-  return [&out](const Json& value, const std::string& path) {
+  return [&out](Json& value, const std::string& path) {
     out.clear();
     elements(value, path,
-             [&](const Json& inner, const std::string& place) { out.push_back(integer_of(inner, place)); });
+             [&](Json& inner, const std::string& place) { out.push_back(integer_of(inner, place)); });
   };
 }
 
-void read_file(const Json& value, const std::string& path, File& out) {
+void read_file(Json& value, const std::string& path, File& out) {
   record(value, path, {{"file", text(out.file)}, {"bytes", integer(out.bytes)}, {"sha256", text(out.sha256)}});
 }
 
-void read_graph(const Json& value, const std::string& path, Graph& out) {
-  const auto contrib = [&out](const Json& inner, const std::string& place) {
+void read_graph(Json& value, const std::string& path, Graph& out) {
+  const auto contrib = [&out](Json& inner, const std::string& place) {
     if (inner.is_null()) return;
     if (!inner.is_object()) throw expected("object | null", inner, place);
     read_file(inner, place, out.contrib.emplace());
@@ -180,11 +50,11 @@ void read_graph(const Json& value, const std::string& path, Graph& out) {
           {"outputs", tensors(out.outputs)}});
 }
 
-void read_engine(const Json& value, const std::string& path, Engine& out) {
+void read_engine(Json& value, const std::string& path, Engine& out) {
   double seconds = 0;
   out.is_engine = true;
-  const auto profiles = [&out](const Json& inner, const std::string& place) {
-    each(inner, place, [&](const std::string& name, const Json& item) {
+  const auto profiles = [&out](Json& inner, const std::string& place) {
+    each(inner, place, [&](const std::string& name, Json& item) {
       Profile profile;
       record(item, place + "[...]",
              {{"min", integers(profile.min)}, {"opt", integers(profile.opt)}, {"max", integers(profile.max)}});
@@ -207,9 +77,9 @@ void read_engine(const Json& value, const std::string& path, Engine& out) {
           {"build_seconds", real(seconds)}});
 }
 
-void read_engines(const Json& value, const std::string& path, EngineSet& out) {
-  const auto engines = [&out](const Json& inner, const std::string& place) {
-    each(inner, place, [&](const std::string& name, const Json& item) {
+void read_engines(Json& value, const std::string& path, EngineSet& out) {
+  const auto engines = [&out](Json& inner, const std::string& place) {
+    each(inner, place, [&](const std::string& name, Json& item) {
       Engine engine;
       read_engine(item, place + "[...]", engine);
       out.engines[name] = std::move(engine);
@@ -223,8 +93,8 @@ void read_engines(const Json& value, const std::string& path, EngineSet& out) {
           {"engines", engines}});
 }
 
-void read_step(const Json& value, const std::string& path, Step& out) {
-  const auto coefficients = [&out](const Json& inner, const std::string& place) {
+void read_step(Json& value, const std::string& path, Step& out) {
+  const auto coefficients = [&out](Json& inner, const std::string& place) {
     if (!inner.is_array()) throw expected("array", inner, place);
     if (inner.size() != 3) throw Invalid("Expected `array` of length 3", place);
     for (size_t i = 0; i < 3; ++i) real(out.coefficients[i])(inner[i], place + "[" + std::to_string(i) + "]");
@@ -237,12 +107,12 @@ void read_step(const Json& value, const std::string& path, Step& out) {
           {"noise", real(out.noise), false}});
 }
 
-void read_measurement(const Json& value, const std::string& path) {
+void read_measurement(Json& value, const std::string& path) {
   double real_number = 0;
   int64_t whole = 0;
   std::string words;
-  const auto low = [](const Json& inner, const std::string& place) {
-    if (!inner.is_null() && !inner.is_number()) throw expected("float | null", inner, place);
+  const auto low = [](Json& inner, const std::string& place) {
+    if (!inner.is_null() && !inner.is_number() && !is_whole(inner)) throw expected("float | null", inner, place);
   };
   record(value, path,
          {{"psnr", real(real_number)},
@@ -255,72 +125,36 @@ void read_measurement(const Json& value, const std::string& path) {
           {"date", text(words)}});
 }
 
-int64_t whole(const Json& config, const char* name, int64_t otherwise) {
-  const auto item = config.find(name);
-  return item != config.end() && item->is_number_integer() ? item->get<int64_t>() : otherwise;
-}
-
-// One number for all levels, or a number for each.
-std::vector<int64_t> per_level(const Json& config, const char* name, std::vector<int64_t> otherwise) {
-  const auto item = config.find(name);
-  if (item == config.end()) return otherwise;
-  if (item->is_number_integer()) return {item->get<int64_t>()};
-  if (!item->is_array()) return otherwise;
-  std::vector<int64_t> result;
-  for (const auto& value : *item) result.push_back(value.is_number_integer() ? value.get<int64_t>() : 0);
-  return result;
-}
-
-std::vector<bool> with_attention(const Json& config, const char* name, std::vector<bool> otherwise) {
-  const auto item = config.find(name);
-  if (item == config.end() || !item->is_array()) return otherwise;
-  std::vector<bool> result;
-  for (const auto& value : *item) {
-    result.push_back(value.is_string() && value.get<std::string>().find("CrossAttn") != std::string::npos);
-  }
-  return result;
-}
-
-UnetConfig unet_config(const Json& config) {
-  UnetConfig unet;
-  unet.channels = per_level(config, "block_out_channels", unet.channels);
-  unet.layers = per_level(config, "layers_per_block", unet.layers);
-  unet.transformers = per_level(config, "transformer_layers_per_block", unet.transformers);
-  unet.heads = per_level(config, "num_attention_heads", unet.heads);
-  unet.down = with_attention(config, "down_block_types", unet.down);
-  unet.up = with_attention(config, "up_block_types", unet.up);
-  unet.embedding = whole(config, "projection_class_embeddings_input_dim", unet.embedding);
-  unet.in_channels = whole(config, "in_channels", unet.in_channels);
-  unet.out_channels = whole(config, "out_channels", unet.out_channels);
-  return unet;
-}
-
-void read_model(const Json& value, const std::string& path, Manifest& out) {
+void read_model(Json& value, const std::string& path, Manifest& out) {
   std::optional<std::string> revision;
-  const auto flag = [](const Json& inner, const std::string& place) {
+  const auto flag = [](Json& inner, const std::string& place) {
     if (!inner.is_boolean()) throw expected("bool", inner, place);
   };
-  const auto seed = [](const Json& inner, const std::string& place) {
-    if (!inner.is_null() && !inner.is_number_integer()) throw expected("int | null", inner, place);
+  const auto seed = [](Json& inner, const std::string& place) {
+    if (!inner.is_null() && !is_whole(inner)) throw expected("int | null", inner, place);
   };
-  const auto configs = [&out](const Json& inner, const std::string& place) {
-    each(inner, place, [&](const std::string& name, const Json& config) {
+  const auto configs = [&out](Json& inner, const std::string& place) {
+    each(inner, place, [&](const std::string& name, Json& config) {
       if (!config.is_object()) throw expected("object", config, place + "[...]");
-      if (name == "unet") out.unet = unet_config(config);
+      try {
+        if (name == "unet") out.unet = read_unet(config);
+      } catch (const Invalid& error) {
+        out.unet_problem = error.what();
+      }
       if (name == "image_encoder") {
         const auto size = config.find("image_size");
-        out.encoder_size = size == config.end() ? 224 : size->is_number_integer() ? integer_of(*size, place) : 0;
+        out.encoder_size = size == config.end() ? 224 : is_whole(*size) ? integer_of(*size, place) : 0;
       }
     });
   };
-  const auto unet = [](const Json& inner, const std::string& place) {
+  const auto unet = [](Json& inner, const std::string& place) {
     if (inner.is_null()) return;
     if (!inner.is_object()) throw expected("object | null", inner, place);
     std::string words;
     record(inner, place, {{"name", text(words)}, {"fingerprint", text(words)}});
   };
-  const auto adapters = [](const Json& inner, const std::string& place) {
-    elements(inner, place, [](const Json& item, const std::string& item_place) {
+  const auto adapters = [](Json& inner, const std::string& place) {
+    elements(inner, place, [](Json& item, const std::string& item_place) {
       std::string words;
       double scale = 0;
       record(item, item_place, {{"file", text(words)}, {"sha256", text(words)}, {"scale", real(scale)}});
@@ -336,15 +170,15 @@ void read_model(const Json& value, const std::string& path, Manifest& out) {
           {"configs", configs}});
 }
 
-Manifest read_manifest(const Json& value) {
+Manifest read_manifest(Json& value) {
   Manifest out;
   int64_t version = 0;
   std::string tca;
-  const auto model = [&](const Json& inner, const std::string& place) { read_model(inner, place, out); };
-  const auto dynamic = [&](const Json& inner, const std::string& place) {
-    each(inner, place, [&](const std::string& name, const Json& item) {
+  const auto model = [&](Json& inner, const std::string& place) { read_model(inner, place, out); };
+  const auto dynamic = [&](Json& inner, const std::string& place) {
+    each(inner, place, [&](const std::string& name, Json& item) {
       if (name != "frames" && name != "height" && name != "width") {
-        throw Wrong("Invalid enum value '" + name + "' - at `key` in `" + place + "`");
+        throw Invalid("Invalid enum value '" + name + "' - at `key` in `" + place + "`", "$");
       }
       SizeRange range;
       record(item, place + "[...]",
@@ -352,10 +186,10 @@ Manifest read_manifest(const Json& value) {
       out.dynamic[name] = range;
     });
   };
-  const auto guidance = [&](const Json& inner, const std::string& place) {
+  const auto guidance = [&](Json& inner, const std::string& place) {
     record(inner, place, {{"min", real(out.guidance_min)}, {"max", real(out.guidance_max)}});
   };
-  const auto scheduler = [&](const Json& inner, const std::string& place) {
+  const auto scheduler = [&](Json& inner, const std::string& place) {
     record(inner, place,
            {{"sigma_min", real(out.scheduler.sigma_min)},
             {"sigma_max", real(out.scheduler.sigma_max)},
@@ -363,23 +197,23 @@ Manifest read_manifest(const Json& value) {
             {"final_sigma", real(out.scheduler.final_sigma)},
             {"initial_noise_scale", real(out.scheduler.initial_noise_scale)}});
   };
-  const auto schedules = [&](const Json& inner, const std::string& place) {
-    each(inner, place, [&](const std::string& name, const Json& item) {
+  const auto schedules = [&](Json& inner, const std::string& place) {
+    each(inner, place, [&](const std::string& name, Json& item) {
       Schedule schedule;
-      elements(item, place + "[...]", [&](const Json& row, const std::string& row_place) {
+      elements(item, place + "[...]", [&](Json& row, const std::string& row_place) {
         read_step(row, row_place, schedule.emplace_back());
       });
       out.schedules[name] = std::move(schedule);
     });
   };
-  const auto measurements = [&](const Json& inner, const std::string& place) {
-    each(inner, place, [&](const std::string& name, const Json& item) {
+  const auto measurements = [&](Json& inner, const std::string& place) {
+    each(inner, place, [&](const std::string& name, Json& item) {
       read_measurement(item, place + "[...]");
       out.measured.push_back(name);
     });
   };
-  const auto biases = [&](const Json& inner, const std::string& place) {
-    elements(inner, place, [&](const Json& item, const std::string& item_place) {
+  const auto biases = [&](Json& inner, const std::string& place) {
+    elements(inner, place, [&](Json& item, const std::string& item_place) {
       BiasSlice slice;
       std::string kind;
       record(item, item_place,
@@ -387,24 +221,23 @@ Manifest read_manifest(const Json& value) {
               {"kind", word(kind, {"sca", "tca"})},
               {"offset", integer(slice.offset)},
               {"channels", integer(slice.channels)}});
-      if (std::abs(slice.channels) > (int64_t{1} << 40)) throw Invalid("Integer value out of range", item_place);
       out.sca_bias.push_back(std::move(slice));
     });
   };
-  const auto graphs = [&](const Json& inner, const std::string& place) {
-    each(inner, place, [&](const std::string& name, const Json& item) {
+  const auto graphs = [&](Json& inner, const std::string& place) {
+    each(inner, place, [&](const std::string& name, Json& item) {
       Graph graph;
       read_graph(item, place + "[...]", graph);
       out.graphs[name] = std::move(graph);
     });
   };
-  const auto weights = [&](const Json& inner, const std::string& place) {
-    each(inner, place, [&](const std::string& name, const Json& item) {
+  const auto weights = [&](Json& inner, const std::string& place) {
+    each(inner, place, [&](const std::string& name, Json& item) {
       read_file(item, place + "[...]", out.weights[name]);
     });
   };
-  const auto engines = [&](const Json& inner, const std::string& place) {
-    each(inner, place, [&](const std::string& name, const Json& item) {
+  const auto engines = [&](Json& inner, const std::string& place) {
+    each(inner, place, [&](const std::string& name, Json& item) {
       EngineSet set;
       read_engines(item, place + "[...]", set);
       out.engines[name] = std::move(set);
@@ -437,44 +270,33 @@ Manifest read_manifest(const Json& value) {
   return out;
 }
 
-Json parse(const std::string& data) {
-  const auto check_depth = [](int depth, Json::parse_event_t, Json&) {
-    if (depth > deepest) throw Wrong("too many brackets within each other");
-    return true;
-  };
-  try {
-    return Json::parse(data, check_depth);
-  } catch (const nlohmann::json::exception& error) {
-    const std::string reason = error.what();  // what it read last may be long, and any bytes
-    throw Wrong("manifest.json is not JSON (" + one_line(reason.substr(0, reason.find("; last read"))) + ")" + again);
-  } catch (const Wrong& error) {
-    throw Wrong(std::string("manifest.json is not JSON (") + error.what() + ")" + again);
-  }
-}
-
 void check_version(const Json& json) {
   const auto version = json.is_object() ? json.find("schema_version") : json.end();
-  const bool huge = json.is_object() && version != json.end() && version->is_number_float() &&
-                    std::abs(version->get<double>()) > 1e18;
-  if (!json.is_object() || version == json.end() || !(version->is_number_integer() || huge)) {
+  if (!json.is_object() || version == json.end() || !is_whole(*version)) {
     throw Wrong("manifest.json has no schema_version, so this is not a vcut bundle: check the path");
   }
-  if (version->is_number_integer() && *version == schema_version) return;
-  char words[400];
-  std::snprintf(words, sizeof words, "%.0f", version->get<double>());
-  const std::string fix = *version > schema_version ? "upgrade vcut" : "export the bundle again with --force";
-  throw Wrong(std::string("manifest.json has schema version ") + words + ", this vcut reads " +
-              std::to_string(schema_version) + ": " + fix);
+  const std::string words = whole_number(*version);
+  if (words == std::to_string(schema_version)) return;
+  const bool is_newer = integer_of(*version, "$") > schema_version;
+  throw Wrong("manifest.json has schema version " + words + ", this vcut reads " + std::to_string(schema_version) +
+              (is_newer ? ": upgrade vcut" : again));
 }
 
 }  // namespace
 
 Manifest decode_manifest(const std::string& data) {
-  const Json json = parse(data);
+  Json json;
+  try {
+    json = parse_json(data);
+  } catch (const Wrong& error) {
+    throw Wrong(std::string("manifest.json is not JSON (") + error.what() + ")" + again);
+  }
   check_version(json);
   try {
-    return read_manifest(json);
-  } catch (const std::runtime_error& error) {
+    Manifest manifest = read_manifest(json);
+    manifest.impossible_value = impossible_value(json);
+    return manifest;
+  } catch (const Invalid& error) {
     throw Wrong("manifest.json is damaged (" + one_line(error.what()) + ")" + again);
   }
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -13,7 +14,7 @@ namespace {
 
 enum Kind { tensor, sparse, attribute, node, graph, function, training, model_kind };
 
-// Field numbers are those of onnx.proto3. Only messages that can hold a tensor are entered.
+// Field numbers are those of onnx.proto3. Only messages that can hold a tensor or a node are entered.
 const std::map<std::pair<Kind, uint64_t>, Kind> children{
     {{model_kind, 7}, graph},  {{model_kind, 20}, training}, {{model_kind, 25}, function}, {{training, 1}, graph},
     {{training, 2}, graph},    {{function, 7}, node},        {{function, 11}, attribute},  {{graph, 1}, node},
@@ -22,6 +23,8 @@ const std::map<std::pair<Kind, uint64_t>, Kind> children{
     {{attribute, 23}, sparse}, {{sparse, 1}, tensor},        {{sparse, 2}, tensor},
 };
 constexpr uint64_t external_data = 13;
+constexpr uint64_t op_type = 4;  // of a node
+constexpr uint64_t domain_field = 7;
 
 uint64_t varint(std::string_view message, size_t& at) {
   uint64_t value = 0;
@@ -63,39 +66,58 @@ void fields(std::string_view message, const std::function<void(uint64_t, std::st
   }
 }
 
-std::string location_of(std::string_view entry) {
+// Returns the file that an entry of a tensor's external data names, none if it says something else.
+std::optional<std::string> location_of(std::string_view entry) {
   std::string key;
   std::string value;
   fields(entry, [&](uint64_t number, std::string_view part) {
     if (number == 1) key = part;
     if (number == 2) value = part;
   });
-  return key == "location" ? value : "";
+  if (key != "location") return std::nullopt;
+  return value;
 }
 
 }  // namespace
 
-std::set<std::string> external_locations(std::string_view model) {
-  std::set<std::string> locations;
+GraphFacts scan_graph(std::string_view model) {
+  GraphFacts facts;
   std::vector<std::pair<Kind, std::string_view>> stack{{model_kind, model}};
   while (!stack.empty()) {
     const auto [kind, message] = stack.back();
     stack.pop_back();
+    std::string name;  // of a node; a field that comes twice has its last value
+    std::string domain;
     fields(message, [&, kind = kind](uint64_t number, std::string_view value) {
       if (kind == tensor) {
-        bool has_location = false;
-        if (number == external_data) {
-          fields(value, [&](uint64_t inner, std::string_view part) {
-            if (inner == 1) has_location = part == "location";
-          });
-        }
-        if (has_location) locations.insert(location_of(value));
+        if (number != external_data) return;
+        if (const auto location = location_of(value)) facts.locations.insert(*location);
       } else if (const auto child = children.find({kind, number}); child != children.end()) {
         stack.emplace_back(child->second, value);
+      } else if (kind == node && number == op_type) {
+        name = value;
+      } else if (kind == node && number == domain_field) {
+        domain = value;
       }
     });
+    if (kind == node) facts.operators.insert(domain.empty() ? name : domain + "::" + name);
   }
-  return locations;
+  return facts;
+}
+
+bool is_exported(const std::string& name) {
+  // Those of vcut_runtime.bundle.operators.
+  static const std::set<std::string> names{
+      "Add",     "Attention", "BatchNormalization", "Cast",      "Clip",
+      "Concat",  "Conv",      "Cos",                "Div",       "Expand",
+      "Gather",  "Gelu",      "Gemm",               "GroupNormalization",
+      "InstanceNormalization", "LayerNormalization", "Log",      "MatMul",
+      "Mul",     "Pad",       "Reciprocal",         "Reshape",   "Resize",
+      "Round",   "Shape",     "Sigmoid",            "Sin",       "Slice",
+      "Softmax", "Split",     "Sqrt",               "Squeeze",   "Sub",
+      "Tile",    "Transpose", "Unsqueeze",          "com.microsoft::MultiHeadAttention",
+  };
+  return names.count(name) != 0;
 }
 
 }  // namespace vcut_core

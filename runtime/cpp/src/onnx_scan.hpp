@@ -1,4 +1,4 @@
-// Finds the files that an ONNX graph reads: a walk over the protobuf wire format.
+// Finds the files that an ONNX graph reads and its operators: a walk over the protobuf wire format.
 #pragma once
 
 #include <set>
@@ -7,7 +7,16 @@
 
 namespace vcut_core {
 
-// Returns every external data location that a serialized ModelProto names. Throws Wrong if it is not well-formed.
-std::set<std::string> external_locations(std::string_view model);
+// What a graph file refers to.
+struct GraphFacts {
+  std::set<std::string> locations;  // files of external data
+  std::set<std::string> operators;  // of all nodes; domain::name outside of ONNX's own domain
+};
+
+// Reads a serialized ModelProto. Throws Wrong if it is not well-formed.
+GraphFacts scan_graph(std::string_view model);
+
+// Tells whether the exporter writes this operator. Others could run for ever, as Loop can.
+bool is_exported(const std::string& name);
 
 }  // namespace vcut_core

@@ -2,12 +2,18 @@
 
 #include <cmath>
 #include <initializer_list>
+#include <limits>
+#include <type_traits>
 
 #include "error.hpp"
+#include "manifest.hpp"
 #include "text.hpp"
 
 namespace vcut_core {
 namespace {
+
+constexpr uint64_t most_seed = std::numeric_limits<int64_t>::max();
+constexpr int64_t most_threads = 1024;
 
 void choice(const char* name, const std::string& value, std::initializer_list<std::string> words) {
   for (const auto& word : words) {
@@ -16,16 +22,26 @@ void choice(const char* name, const std::string& value, std::initializer_list<st
   throw usage(std::string("unknown ") + name + " " + repr(value) + ": choose " + joined(words));
 }
 
-void least(const char* name, std::optional<int64_t> value, int64_t smallest) {
-  if (value && *value < smallest) {
-    throw usage(std::string(name) + " is " + std::to_string(*value) + ": give at least " + std::to_string(smallest));
-  }
+constexpr double largest = std::numeric_limits<float>::max();
+
+template <typename Number>
+std::string said(Number value) {
+  if constexpr (std::is_floating_point_v<Number>) return formatted("%.15g", value);  // 7 and not 7.0
+  return std::to_string(value);
 }
 
-void finite(const char* name, std::optional<double> value) {
-  if (value && !std::isfinite(*value)) {
-    throw usage(std::string(name) + " is " + number(*value) + ": give a finite number");
-  }
+// Checks that a number, if it is given, lies between two others and is finite in float32, in which graphs compute.
+template <typename Number>
+void bounds(const char* name, std::optional<Number> value, std::optional<Number> least = std::nullopt,
+            std::optional<Number> most = std::nullopt) {
+  if (!value) return;
+  const auto refuse = [&](const std::string& words, const std::string& fix) {
+    throw usage(std::string(name) + " is " + words + ": give " + fix);
+  };
+  if (!std::isfinite(static_cast<double>(*value))) refuse(number(static_cast<double>(*value)), "a finite number");
+  if (least && *value < *least) refuse(said(*value), "at least " + said(*least));
+  if (most && *value > *most) refuse(said(*value), "at most " + said(*most));
+  if (std::abs(static_cast<double>(*value)) > largest) refuse(said(*value), "a number that is finite in float32");
 }
 
 }  // namespace
@@ -33,25 +49,23 @@ void finite(const char* name, std::optional<double> value) {
 void RunOptions::check() const {
   choice("solver", solver, {"euler", "dpmpp-2m", "lcm"});
   choice("quality_bias", quality_bias, {"mean", "cond"});
-  choice("fit", fit, {"stretch", "crop"});
-  least("num_inference_steps", num_inference_steps, 1);
-  least("guide_from", guide_from, 1);
-  least("cache_interval", cache_interval, 1);
-  finite("min_guidance_scale", min_guidance_scale);
-  finite("max_guidance_scale", max_guidance_scale);
-  least("fps", fps, 1);
-  finite("motion_bucket_id", motion_bucket_id);
-  finite("noise_aug_strength", noise_aug_strength);
-  if (noise_aug_strength < 0) {
-    throw usage("noise_aug_strength is " + number(noise_aug_strength) + ": give at least 0");
-  }
-  least("decode_chunk", decode_chunk, 1);
-  least("decode_overlap", decode_overlap, 0);
-  if (fps > 1000) throw usage("fps is " + std::to_string(fps) + ": give at most 1000");
-  if (num_inference_steps.value_or(0) > most_steps) {
-    throw usage("num_inference_steps is " + std::to_string(*num_inference_steps) + ": give at most " +
-                std::to_string(most_steps));
-  }
+  choice("fit", fit, {"stretch", "crop", "pad", "blur"});
+  bounds<int64_t>("height", height, 1, most_sizes.height);
+  bounds<int64_t>("width", width, 1, most_sizes.width);
+  bounds<int64_t>("num_frames", num_frames, 1, most_sizes.frames);
+  bounds<int64_t>("num_inference_steps", num_inference_steps, 1, most_steps);
+  bounds<int64_t>("guide_from", guide_from, 1, most_steps);
+  bounds<int64_t>("cache_interval", cache_interval, 1, most_steps);
+  bounds("min_guidance_scale", min_guidance_scale);
+  bounds("max_guidance_scale", max_guidance_scale);
+  bounds<double>("fps", fps, 1, 1000);
+  bounds<double>("output_fps", output_fps, 1, 1000);
+  bounds<double>("motion_bucket_id", motion_bucket_id);
+  bounds<double>("noise_aug_strength", noise_aug_strength, 0);
+  bounds<uint64_t>("seed", seed, std::nullopt, most_seed);
+  bounds<int64_t>("decode_chunk_size", decode_chunk_size, 1, most_sizes.frames);
+  bounds<int64_t>("decode_overlap", decode_overlap, 0, most_sizes.frames);
+  if (auto_size && (height || width)) throw usage("size excludes height and width: leave one of them out");
   check_sigmas(sigmas);
   if (!guidance_scales) {
     if (guidance != "linear" && guidance != "triangle") {
@@ -68,5 +82,7 @@ void RunOptions::check() const {
     throw usage("a guidance of each frame excludes min_guidance_scale and max_guidance_scale: leave them out");
   }
 }
+
+void BackendOptions::check() const { bounds<int64_t>("threads", threads, 1, most_threads); }
 
 }  // namespace vcut_core

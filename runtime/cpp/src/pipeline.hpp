@@ -16,13 +16,21 @@
 
 namespace vcut_core {
 
-// Gives the image as float32 [1, 3, height, width] in [0, 1].
-using ImageSource = std::function<std::vector<float>(int64_t height, int64_t width, const std::string& fit)>;
+// An opened image.
+struct Photo {
+  int64_t height = 0, width = 0;
+  std::vector<std::string> notes;  // what had to be assumed to read it
+  // Gives it as float32 [1, 3, height, width] in [0, 1].
+  std::function<std::vector<float>(int64_t height, int64_t width, const std::string& fit)> fitted;
+};
+using ImageSource = std::function<Photo()>;
 
 // What belongs to one video besides its options. Callbacks run in the caller's thread.
 struct Request {
   std::function<void(const std::string& stage, int64_t done, int64_t total)> progress;
   std::function<void(int64_t number, const Step& step, const std::vector<float>& latents)> after_step;
+  // Called after after_step; it may change the latents, which the next step then takes.
+  std::function<void(int64_t number, const Step& step, std::vector<float>& latents)> change;
   std::function<bool()> cancelled;
   const float* latents = nullptr;  // standard normal [1, F, C, h, w] instead of drawn numbers
   const float* noise = nullptr;    // standard normal [1, 3, H, W], likewise
@@ -33,7 +41,7 @@ struct Request {
 
 struct Video {
   Sizes sizes;
-  int64_t fps = 0;
+  double fps = 0;
   std::optional<uint64_t> seed;  // none where latents and noise were both injected
   std::vector<uint8_t> own;      // frames [F, H, W, 3], unless the caller gave a buffer
   const uint8_t* frames = nullptr;
@@ -50,11 +58,11 @@ class Pipeline {
   const Bundle& bundle() const { return *bundle_; }
   const Backend& backend() const { return *backend_; }
 
-  // Logs what the backend notes while the video is made. Throws Error.
+  // Logs what the backend notes while the video is made, and notes about the image. Throws Error.
   Video run(const ImageSource& image, const RunOptions& options, const Request& request, const Log& log);
 
   // What a run with these options does here. Throws Error.
-  Plan plan(const RunOptions& options);
+  Plan plan(const RunOptions& options, Aspect aspect = std::nullopt);
 
  private:
   // Lets one thread at a time use the backend, whose buffers hold one video. A callback of a video is refused.

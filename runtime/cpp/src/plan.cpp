@@ -35,6 +35,38 @@ int64_t choose_size(const Manifest& manifest, const char* name, const char* opti
   throw usage(std::string(option) + " is " + std::to_string(*value) + ", this bundle makes " + can);
 }
 
+// Returns the possible height and width whose shape and area are nearest to the photograph's shape and the bundle's
+// area. The shape counts most: a stretch by 1 % costs as much as a change of the area by 4 %.
+Sizes size_of_shape(const Manifest& manifest, int64_t frames, double aspect) {
+  const auto range = [&](const char* name, int64_t own) {
+    const SizeRange* given = manifest.dynamic.find(name);
+    return given != nullptr ? *given : SizeRange{own, own, 1};
+  };
+  const SizeRange heights = range("height", manifest.height);
+  const SizeRange widths = range("width", manifest.width);
+  const auto own_area = static_cast<double>(manifest.height * manifest.width);
+  const auto cost = [&](int64_t height, int64_t width) {
+    const double area = static_cast<double>(height * width) / own_area;
+    return std::abs(std::log(static_cast<double>(width) / static_cast<double>(height) / aspect)) +
+           0.25 * std::abs(std::log(area));
+  };
+  Sizes best{frames, 0, 0};
+  double least = 0;
+  // For one height the cost falls with the width up to the photograph's shape, and rises from there on.
+  for (int64_t height = heights.min; height <= heights.max; height += heights.multiple) {
+    const double wanted = std::floor(static_cast<double>(height) * aspect / static_cast<double>(widths.multiple));
+    const double low = std::clamp(wanted * static_cast<double>(widths.multiple), static_cast<double>(widths.min),
+                                  static_cast<double>(widths.max));
+    const auto below = static_cast<int64_t>(low);
+    for (const int64_t width : {below, std::min(below + widths.multiple, widths.max)}) {
+      if (best.height != 0 && cost(height, width) >= least) continue;
+      best = {frames, height, width};
+      least = cost(height, width);
+    }
+  }
+  return best;
+}
+
 std::vector<float> guidance_scale(const Manifest& manifest, const RunOptions& options, int64_t frames) {
   if (options.guidance_scales) {
     if (static_cast<int64_t>(options.guidance_scales->size()) != frames) {
@@ -130,15 +162,15 @@ Schedule choose_schedule(const Manifest& manifest, const RunOptions& options, bo
 std::vector<Chunk> choose_chunks(const Manifest& manifest, const RunOptions& options, const Sizes& sizes,
                                  std::optional<int64_t> most) {
   const int64_t usual = most ? std::min(manifest.decode_chunk, *most) : manifest.decode_chunk;
-  const int64_t chunk = options.decode_chunk.value_or(usual);
+  const int64_t chunk = options.decode_chunk_size.value_or(usual);
   const auto fixed = manifest.decode_frames();
   const std::string words = std::to_string(chunk);
   if (fixed && chunk != *fixed) {
-    throw usage("decode_chunk is " + words + ", this bundle decodes " + std::to_string(*fixed) +
+    throw usage("decode_chunk_size is " + words + ", this bundle decodes " + std::to_string(*fixed) +
                 " frames at a time: export it with --decode-chunk " + words);
   }
   if (most && chunk > *most) {
-    throw usage("decode_chunk is " + words + ", the decode engine takes up to " + std::to_string(*most) +
+    throw usage("decode_chunk_size is " + words + ", the decode engine takes up to " + std::to_string(*most) +
                 " frames: give at most " + std::to_string(*most) + ", or run 'vcut build --decode-chunk " + words +
                 "'");
   }
@@ -168,12 +200,14 @@ std::vector<Chunk> decode_chunks(int64_t frames, int64_t size, int64_t overlap, 
   return chunks;
 }
 
-Plan plan_run(const Manifest& manifest, const RunOptions& options, std::optional<int64_t> most_decoded) {
+Plan plan_run(const Manifest& manifest, const RunOptions& options, std::optional<int64_t> most_decoded,
+              Aspect aspect) {
   options.check();
   Plan plan;
   plan.sizes.frames = choose_size(manifest, "frames", "num_frames", manifest.frames, options.num_frames);
   plan.sizes.height = choose_size(manifest, "height", "height", manifest.height, options.height);
   plan.sizes.width = choose_size(manifest, "width", "width", manifest.width, options.width);
+  if (options.auto_size && aspect) plan.sizes = size_of_shape(manifest, plan.sizes.frames, *aspect);
   const auto scales = guidance_scale(manifest, options, plan.sizes.frames);
   const bool guided = *std::max_element(scales.begin(), scales.end()) > 1;
   const auto strength = static_cast<float>(options.noise_aug_strength);

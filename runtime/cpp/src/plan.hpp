@@ -29,9 +29,13 @@ struct Plan {
   std::map<std::string, Array> constants;  // inputs of graphs by name
 };
 
+// Width over height of a photograph; none plans the bundle's own size where the photograph's shape would decide.
+using Aspect = std::optional<double>;
+
 // Returns what a run with these options does; most_decoded is the most frames that the backend decodes at a time.
 // Throws Error.
-Plan plan_run(const Manifest& manifest, const RunOptions& options, std::optional<int64_t> most_decoded);
+Plan plan_run(const Manifest& manifest, const RunOptions& options, std::optional<int64_t> most_decoded,
+              Aspect aspect = std::nullopt);
 
 std::vector<Chunk> decode_chunks(int64_t frames, int64_t size, int64_t overlap, bool full);  // throws Error
 

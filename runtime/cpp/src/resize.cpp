@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "borders.hpp"
+
 namespace vcut_core {
 namespace {
 
@@ -134,6 +136,7 @@ Box centred(const Pixels& image, int64_t height, int64_t width) {
 }  // namespace
 
 Pixels fit_image(const Pixels& image, int64_t height, int64_t width, const std::string& fit) {
+  if (fit == "pad" || fit == "blur") return with_borders(image, height, width, fit == "blur");
   const Box whole{0, 0, static_cast<float>(image.width), static_cast<float>(image.height)};
   return resize(image, height, width, fit == "crop" ? centred(image, height, width) : whole);
 }

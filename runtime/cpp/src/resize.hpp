@@ -14,7 +14,7 @@ struct Pixels {
 };
 
 // Fits an image to a size. "stretch" resizes it whatever its aspect ratio; "crop" keeps the aspect ratio and cuts what
-// hangs over, centred. Bit by bit what Pillow's Image.resize and ImageOps.fit give.
+// hangs over, centred; "pad" adds black borders, "blur" borders of the blurred image. Bit by bit what Pillow gives.
 Pixels fit_image(const Pixels& image, int64_t height, int64_t width, const std::string& fit);
 
 // Returns float32 [3, height, width] in [0, 1].

@@ -97,6 +97,15 @@ Levels lcm_sigmas(const Scheduler& scheduler, int64_t steps) {
   return result;
 }
 
+bool falls(const Levels& levels) {
+  for (size_t i = 0; i < levels.size(); ++i) {
+    const auto level = static_cast<float>(levels[i]);
+    if (!std::isfinite(level)) return false;
+    if (i + 1 < levels.size() && !(level > 0 && static_cast<float>(levels[i + 1]) < level)) return false;
+  }
+  return true;
+}
+
 void check_sigmas(const Sigmas& sigmas) {
   if (!sigmas.grid.empty()) {
     if (sigmas.grid != "karras" && sigmas.grid != "ays" && sigmas.grid != "lcm") {
@@ -119,10 +128,8 @@ void check_sigmas(const Sigmas& sigmas) {
   if (rounded(levels.back()) != 0) {
     throw usage("sigmas end at " + short_number(levels.back()) + ", and the video would stay noisy: end them with 0");
   }
-  for (size_t i = 0; i + 1 < levels.size(); ++i) {
-    if (rounded(levels[i]) <= 0 || rounded(levels[i + 1]) >= rounded(levels[i])) {
-      throw usage("sigmas must be positive and fall from step to step: sort them, and give 0 only as the last");
-    }
+  if (!falls(levels)) {
+    throw usage("sigmas must be positive and fall from step to step: sort them, and give 0 only as the last");
   }
 }
 
@@ -139,9 +146,13 @@ Levels choose_sigmas(const Scheduler& scheduler, const Sigmas& sigmas, const std
     return result;
   }
   const std::string grid = !sigmas.grid.empty() ? sigmas.grid : solver == "lcm" ? "lcm" : "karras";
-  if (grid == "lcm") return lcm_sigmas(scheduler, steps.value_or(4));
-  if (grid == "ays") return ays_sigmas(scheduler, steps.value_or(ays.size() - 1));
-  return karras_sigmas(scheduler, steps.value_or(usual_steps));
+  const Levels levels = grid == "lcm"   ? lcm_sigmas(scheduler, steps.value_or(4))
+                        : grid == "ays" ? ays_sigmas(scheduler, steps.value_or(ays.size() - 1))
+                                        : karras_sigmas(scheduler, steps.value_or(usual_steps));
+  if (!falls(levels)) {
+    throw usage("the bundle's scheduler constants give no falling noise levels of " + grid + ": choose other --sigmas");
+  }
+  return levels;
 }
 
 int64_t cut_step_of(const Schedule& schedule) {

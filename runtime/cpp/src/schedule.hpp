@@ -36,6 +36,9 @@ Levels karras_sigmas(const Scheduler& scheduler, int64_t steps);
 Levels ays_sigmas(const Scheduler& scheduler, int64_t steps);
 Levels lcm_sigmas(const Scheduler& scheduler, int64_t steps);  // throws Error for more than 40 steps
 
+// Tells whether noise levels are finite in float32 and fall, all of them positive but the last.
+bool falls(const Levels& levels);
+
 // The noise levels of a run: the name of a grid, levels, or neither for the grid that the solver was made for.
 struct Sigmas {
   std::string grid;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "error.hpp"
+#include "json_fields.hpp"
 #include "manifest.hpp"
 
 using namespace vcut_core;
@@ -46,7 +47,15 @@ TEST_CASE("another version is refused whatever else it says") {
   }
 }
 
-TEST_CASE("numbers that would overflow are refused") {
-  CHECK(refusal("{\"schema_version\": 5, \"height\": 9223372036854775807}") ==
-        "manifest.json is damaged (Integer value out of range - at `$.height`): export the bundle again with --force");
+TEST_CASE("numbers beyond 64 bits are whole numbers too") {
+  CHECK(refusal("{\"schema_version\": 5, \"height\": 1180591620717411303424, \"width\": \"x\"}") ==
+        "manifest.json is damaged (Expected `int`, got `str` - at `$.width`): export the bundle again with --force");
+  const std::string digits = "-18446744073709551616";
+  const Json json = parse_json("{\"a\": [1e38, " + digits + "]}");
+  CHECK(impossible_value(json) == "the manifest has the number " + digits + ", which is too large");
+  CHECK(impossible_value(parse_json("[[1, 9223372036854775807]]")).empty());
+  CHECK(impossible_value(parse_json("[3e39]")) ==
+        "the manifest has the number 3e+39, which is not finite in float32");
+  const std::string deep = std::string(40, '[') + std::string(40, ']');
+  CHECK(impossible_value(parse_json(deep)) == "the manifest is nested too deeply");
 }

@@ -33,14 +33,17 @@ TEST_CASE("values in Python's words") {
   CHECK(number(1e-5) == "1e-05");
   CHECK(short_number(0.5) == "0.5");
   CHECK(one_line("  a\n b\t\tc ") == "a b c");
-  CHECK(as_utf8("\xc3\xa9 \xff\xe5\x8a\xa8\xc3") == "\xc3\xa9 ?\xe5\x8a\xa8?");
+  CHECK(printable("\xc3\xa9 \xff\xe5\x8a\xa8\xc3") == "\xc3\xa9 ?\xe5\x8a\xa8?");
+  CHECK(printable(" a\n\r\n b\tc\x1b[31m\xc2\x85\xe2\x80\xae ") == "a b\\tc\\x1b[31m \\u202e");
+  CHECK(printable("abcdefgh", 4) == "ab \xe2\x80\xa6 gh");
+  CHECK(repr("a\xc2\xa0\xf3\xa0\x80\x81'") == "\"a\\xa0\\U000e0001'\"");
 }
 
 TEST_CASE("sha256") {
   CHECK(sha256("abc", 3) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
-TEST_CASE("a graph's other files are found wherever they are named, and broken graphs are refused") {
+TEST_CASE("a graph's other files and operators are seen wherever they are named, and broken graphs are refused") {
   const auto field = [](int number, const std::string& content) {
     std::string tag;
     for (int rest = number << 3 | 2; true; rest >>= 7) {
@@ -51,13 +54,18 @@ TEST_CASE("a graph's other files are found wherever they are named, and broken g
   };
   const std::string entry = field(1, "location") + field(2, "secret");
   const std::string tensor = field(13, entry);
-  CHECK(external_locations(field(7, field(5, tensor))) == std::set<std::string>{"secret"});
+  CHECK(scan_graph(field(7, field(5, tensor))).locations == std::set<std::string>{"secret"});
   const std::string attribute = field(6, field(5, tensor));  // of a node: a graph
-  CHECK(external_locations(field(7, field(1, field(5, attribute)))) == std::set<std::string>{"secret"});
-  CHECK(external_locations("").empty());
-  CHECK_THROWS_AS(external_locations("\x0a\x7f"), Wrong);
-  CHECK_THROWS_AS(external_locations(std::string(12, '\xff')), Wrong);
-  CHECK_THROWS_AS(external_locations("\x0d\x01"), Wrong);
+  CHECK(scan_graph(field(7, field(1, field(5, attribute)))).locations == std::set<std::string>{"secret"});
+  CHECK(scan_graph("").locations.empty());
+  const std::string inner = field(1, field(4, "Loop") + field(7, "ai.onnx") + field(4, "If"));
+  CHECK(scan_graph(field(7, field(1, field(4, "Add") + field(5, field(6, inner))))).operators ==
+        std::set<std::string>{"Add", "ai.onnx::If"});
+  CHECK(is_exported("com.microsoft::MultiHeadAttention"));
+  CHECK(!is_exported("com.microsoft::Add"));
+  CHECK_THROWS_AS(scan_graph("\x0a\x7f"), Wrong);
+  CHECK_THROWS_AS(scan_graph(std::string(12, '\xff')), Wrong);
+  CHECK_THROWS_AS(scan_graph("\x0d\x01"), Wrong);
 }
 
 TEST_CASE("chunks overlap at seams, and the last one has all the context that it can have") {
@@ -72,12 +80,14 @@ TEST_CASE("chunks overlap at seams, and the last one has all the context that it
 }
 
 TEST_CASE("images that are none are refused") {
-  CHECK_THROWS_AS(decode_image("", 0, "the image"), Error);
-  CHECK_THROWS_AS(decode_image("GIF89a", 6, "the image"), Error);
-  CHECK_THROWS_AS(decode_image("\xff\xd8\xff", 3, "the image"), Error);
-  CHECK_THROWS_AS(decode_image("\x89PNG\r\n\x1a\n", 8, "the image"), Error);
+  std::vector<std::string> notes;
+  CHECK_THROWS_AS(decode_image("", 0, "the image", notes), Error);
+  CHECK_THROWS_AS(decode_image("GIF89a", 6, "the image", notes), Error);
+  CHECK_THROWS_AS(decode_image("\xff\xd8\xff", 3, "the image", notes), Error);
+  CHECK_THROWS_AS(decode_image("\x89PNG\r\n\x1a\n", 8, "the image", notes), Error);
   const float outside[] = {0.5F, 1.5F, -0.5F};
-  CHECK_THROWS_WITH(to_levels(outside, 3), "a float image must lie between 0 and 1; this one goes from -0.5 to 1.5");
+  CHECK_THROWS_WITH(to_levels(outside, 3),
+                    "a float image array must lie between 0 and 1; this one goes from -0.5 to 1.5");
 }
 
 TEST_CASE("a library that is not there is named with what to do") {

@@ -1,6 +1,7 @@
 // The step loop, on a backend without a device: what each graph is given, and what stops a video.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <thread>
 
 #include "error.hpp"
@@ -19,6 +20,9 @@ struct Fixture {
   std::unique_ptr<Pipeline> pipeline;
   RunOptions options;
   Request request;
+  float level = 0.5F;
+  int64_t photo_width = 48;
+  Names notes;
 
   Fixture() {
     auto owned = std::make_unique<FakeBackend>(*bundle);
@@ -28,10 +32,12 @@ struct Fixture {
   }
 
   Video run() {
-    const auto grey = [](int64_t height, int64_t width, const std::string&) {
-      return std::vector<float>(static_cast<size_t>(3 * height * width), 0.5F);
+    const auto grey = [this] {
+      return Photo{32, photo_width, {}, [this](int64_t height, int64_t width, const std::string&) {
+                     return std::vector<float>(static_cast<size_t>(3 * height * width), level);
+                   }};
     };
-    return pipeline->run(grey, options, request, [](const std::string&) {});
+    return pipeline->run(grey, options, request, [this](const std::string& note) { notes.push_back(note); });
   }
 };
 
@@ -108,7 +114,7 @@ TEST_CASE_FIXTURE(Fixture, "a callback cannot make another video with its own pi
     });
   };
   run();
-  CHECK(message == "a callback cannot make another video with its own pipeline: make it afterwards");
+  CHECK(message == "a callback cannot use its own pipeline for another video: do it afterwards");
   request.after_step = {};
   run();  // and the pipeline still works
 }
@@ -125,7 +131,7 @@ TEST_CASE_FIXTURE(Fixture, "another thread cancels, and the pipeline makes the n
     while (done == 0) std::this_thread::yield();
     cancelled = true;
   });
-  CHECK(refusal([&] { run(); }) == "the video was cancelled");
+  CHECK(refusal([&] { run(); }) == "the video was cancelled by its caller");
   other.join();
   CHECK(done == 1);
   cancelled = false;
@@ -169,5 +175,53 @@ TEST_CASE_FIXTURE(Fixture, "the caller may bring latents, noise and the buffer")
   CHECK(refusal([&] { run(); }) == "the buffer for frames has 3455 bytes, the video needs 3456");
   ++request.frames_bytes;
   --request.latents_count;
-  CHECK(refusal([&] { run(); }) == "latents has 71 numbers, this bundle needs [1, 3, 4, 2, 3] for each image");
+  CHECK(refusal([&] { run(); }) == "latents has 71 numbers, this bundle needs [1, 3, 4, 2, 3] for each video");
+}
+
+TEST_CASE_FIXTURE(Fixture, "numbers that are not finite are refused where they come from") {
+  const std::string fix = " with NaN or infinity: look for damaged weights and extreme options";
+  std::vector<float> latents(3 * 4 * 2 * 3, 0.25F);
+  request.latents = latents.data();
+  request.latents_count = latents.size();
+  latents[70] = std::nanf("");
+  CHECK(refusal([&] { run(); }) == "latents has NaN or infinity: give finite numbers");
+  latents[70] = 3e38F;
+  CHECK(refusal([&] { run(); }) == "the latents times the first noise level has NaN or infinity: give finite numbers");
+  request.latents = nullptr;
+  CHECK(backend->ran.size() == 1);
+  backend->infinite_from = 2 + 3;
+  CHECK(refusal([&] { run(); }) == "step 3 of 4 gave latents" + fix);
+  backend->infinite_from = static_cast<int>(backend->ran.size()) + 1;
+  CHECK(refusal([&] { run(); }) == "the image encoder gave image_latents" + fix);
+}
+
+TEST_CASE_FIXTURE(Fixture, "black frames of an image that is not black are refused") {
+  backend->black = true;
+  CHECK(refusal([&] { run(); }).find("every frame is black") == 0);
+  level = 0.0F;
+  run();
+}
+
+TEST_CASE_FIXTURE(Fixture, "a callback may change the latents, to finite ones") {
+  request.change = [](int64_t number, const Step&, std::vector<float>& latents) {
+    if (number == 1) latents.assign(latents.size(), 9.0F);
+  };
+  run();
+  CHECK(backend->inputs[2].at("latents")[5] == 9.0F);
+  CHECK(backend->inputs[3].at("latents")[5] == 3.0F);
+  request.change = [](int64_t, const Step&, std::vector<float>& latents) { latents[1] = INFINITY; };
+  CHECK(refusal([&] { run(); }) == "the callback's latents has NaN or infinity: give finite numbers");
+}
+
+TEST_CASE_FIXTURE(Fixture, "a stretched image is noted, and a video may play at another rate") {
+  options.output_fps = 12.5;
+  CHECK(run().fps == 12.5);
+  CHECK(notes.empty());
+  photo_width = 24;
+  run();
+  CHECK(notes == Names{"the image of 24x32 is stretched 2.00 x in width to 24x16: "
+                       "--fit crop, pad or blur keeps its shape"});
+  options.fit = "crop";
+  run();
+  CHECK(notes.size() == 1);
 }

@@ -16,6 +16,7 @@ struct Offer {
 };
 
 Offer offer_onnxruntime(const Bundle& bundle);                          // throws Error
-Offer offer_tensorrt(const Bundle& bundle, const std::string& library);  // throws Error
+// The library is loaded to ask it, so the options that name its file belong to the question.
+Offer offer_tensorrt(const Bundle& bundle, const std::string& library, const BackendOptions& options);  // throws Error
 
 }  // namespace vcut_core

@@ -121,7 +121,9 @@ class OnnxRuntimeBackend final : public Backend {
     OrtSession* session = nullptr;
     ort_.check(ort_.api().CreateSession(ort_.env(), path.c_str(), options.get(), &session),
                "ONNX Runtime cannot load " + path.filename().string());
-    sessions_.emplace(graph, Handle<OrtSession>(session, ort_.api().ReleaseSession));
+    Handle<OrtSession> owned(session, ort_.api().ReleaseSession);
+    check_tensors(graph, path.filename().string(), session);
+    sessions_.emplace(graph, std::move(owned));
   }
 
   Value upload(const std::vector<int64_t>& shape, const float* data) override {
@@ -174,11 +176,57 @@ class OnnxRuntimeBackend final : public Backend {
     return data;
   }
 
+  // Compares the graph's own inputs and outputs with the manifest's, which the step loop goes by. Throws Error.
+  void check_tensors(const std::string& graph, const std::string& file, const OrtSession* session) const {
+    const Graph& entry = bundle_.manifest.graphs.at(graph);
+    const OrtApi& api = ort_.api();
+    auto name = unlike(tensors_of(session, api.SessionGetInputCount, api.SessionGetInputName,
+                                  api.SessionGetInputTypeInfo),
+                       entry.inputs);
+    if (!name) {
+      name = unlike(tensors_of(session, api.SessionGetOutputCount, api.SessionGetOutputName,
+                               api.SessionGetOutputTypeInfo),
+                    entry.outputs);
+    }
+    if (name) {
+      throw bad_bundle(bundle_.root.string() + ": " + file + " does not have the " + repr(*name) +
+                       " that the manifest gives " + graph + ": export the bundle again with --force");
+    }
+  }
+
+  template <typename Count, typename Name, typename Type>
+  std::vector<TensorSpec> tensors_of(const OrtSession* session, Count count_of, Name name_of, Type type_of) const {
+    size_t total = 0;
+    ort_.check(count_of(session, &total), "ONNX Runtime");
+    std::vector<TensorSpec> result(total);
+    for (size_t i = 0; i < total; ++i) {
+      char* text = nullptr;
+      ort_.check(name_of(session, i, allocator_, &text), "ONNX Runtime");
+      result[i].name = text;
+      ort_.check(ort_.api().AllocatorFree(allocator_, text), "ONNX Runtime");
+      OrtTypeInfo* raw = nullptr;
+      ort_.check(type_of(session, i, &raw), "ONNX Runtime");
+      const Handle<OrtTypeInfo> info(raw, ort_.api().ReleaseTypeInfo);
+      const OrtTensorTypeAndShapeInfo* tensor = nullptr;
+      ort_.check(ort_.api().CastTypeInfoToTensorInfo(raw, &tensor), "ONNX Runtime");
+      if (tensor == nullptr) continue;  // no tensor at all
+      DeviceValue value;
+      describe(tensor, value);
+      result[i].dtype = value.dtype;
+      for (const int64_t size : value.shape) result[i].shape.push_back({size, ""});
+    }
+    return result;
+  }
+
   // Takes over the shape and the type that the graph really gave.
   void describe(OrtTensor& value) const {
     OrtTensorTypeAndShapeInfo* raw = nullptr;
     ort_.check(ort_.api().GetTensorTypeAndShape(value.handle.get(), &raw), "ONNX Runtime");
     const Handle<OrtTensorTypeAndShapeInfo> info(raw, ort_.api().ReleaseTensorTypeAndShapeInfo);
+    describe(raw, value);
+  }
+
+  void describe(const OrtTensorTypeAndShapeInfo* raw, DeviceValue& value) const {
     size_t rank = 0;
     ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     ort_.check(ort_.api().GetDimensionsCount(raw, &rank), "ONNX Runtime");
