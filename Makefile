@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 CPP := runtime/cpp
+MAKEFLAGS += --jobs=2 --output-sync=target  # lint and the C++ library do not wait for each other
 
 .PHONY: demo test cpp cpp-library cpp-sanitized lower-bounds lint bench tables clean
 
