@@ -14,7 +14,10 @@ def _field(kind: Any, about: str, default: Any) -> dict[str, Any]:
     words = words_of(kind)
     kinds = {int: "integer", float: "number"}
     names = [kinds[part] for part in (kind, *get_args(kind)) if part in kinds]
-    shown: dict[str, Any] = {"type": names[0] if names and str not in get_args(kind) else "string", "description": about}
+    shown: dict[str, Any] = {
+        "type": names[0] if names and str not in get_args(kind) else "string",
+        "description": about,
+    }
     if words:
         shown |= {"type": "string", "enum": list(words)}
     return shown if default is None else {**shown, "default": default}
@@ -24,7 +27,10 @@ def video_fields() -> dict[str, dict[str, Any]]:
     """Return the fields of a request but the photograph, each as a JSON schema."""
     hints = get_type_hints(RunOptions)
     shown = {f.name: _field(hints[f.name], f.metadata["about"], f.default) for f in fields(RunOptions)}
-    shown["size"] = {"type": "string", "description": "WIDTHxHEIGHT, or auto: the size nearest to the photograph's shape."}
+    shown["size"] = {
+        "type": "string",
+        "description": "WIDTHxHEIGHT, or auto: the size nearest to the photograph's shape.",
+    }
     shown["guidance_scale"] = {"type": "number", "description": "The same as max_guidance_scale."}
     shown["model"] = {"type": "string", "description": "The server's model, or vcut."}
     shown["prompt"] = {"type": "string", "description": "Ignored: SVD has no text input."}

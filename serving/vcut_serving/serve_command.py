@@ -75,7 +75,11 @@ def serve_command(
         most = max(most_workers or least, least)
         if not gpus and backend_options.threads is None:
             backend_options = replace(backend_options, threads=max(1, usable_cpus() // most))
-        start(library, Deployment(str(bundle.resolve()), backend, backend_options, least, most, gpus, host, port), settings)
+        start(
+            library,
+            Deployment(str(bundle.resolve()), backend, backend_options, least, most, gpus, host, port),
+            settings,
+        )
         if not quiet:
             say(f"http://{host}:{port} serves {manifest.model.id} with {least} worker(s), process {os.getpid()}")
         try:

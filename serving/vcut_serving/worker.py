@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import msgspec
@@ -68,9 +68,7 @@ class Worker:
                 self._store.set_state(job, msgspec.structs.replace(state, progress=percent(stage, done, total)))
 
         with _cancel_event(lambda: self._store.is_cancelled(job)) as cancel:
-            video = self._pipeline(
-                self._store.image(job), options, seed=request.seed, progress=progress, cancel=cancel
-            )
+            video = self._pipeline(self._store.image(job), options, seed=request.seed, progress=progress, cancel=cancel)
         file = BytesIO()
         video.save(file, "mp4", quality=request.quality)
         self._store.set_video(job, file.getvalue())

@@ -98,7 +98,11 @@ def test_json_waiting_and_events(small_bundle: Path, tmp_path: Path, photo: Imag
     async def work() -> None:
         async with serving(small_bundle, tmp_path / "r") as client:
             image = base64.b64encode(png(photo)).decode()
-            body = {"input_reference": {"image_url": f"data:image/png;base64,{image}"}, "seed": 5, "motion_bucket_id": 64}
+            body = {
+                "input_reference": {"image_url": f"data:image/png;base64,{image}"},
+                "seed": 5,
+                "motion_bucket_id": 64,
+            }
             waited = await client.post("/v1/videos/sync", json=body)
             assert waited.status_code == 200
             job = (await client.post("/v1/videos", json=body)).json()["id"]
@@ -279,4 +283,3 @@ def test_the_description_lists_every_option(small_bundle: Path, tmp_path: Path) 
                 assert "https://" not in text
 
     run(work)
-
