@@ -63,8 +63,8 @@ def time_process(command: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def measure(bundle: Path, photo: Path, program: Path, many: int) -> dict[str, Any]:
-    """Measure both sides in turns, then the memory of ``many`` videos in C++."""
+def measure(bundle: Path, photo: Path, program: Path, many: int = 0, small: Path | None = None) -> dict[str, Any]:
+    """Measure both sides in turns, then the memory of ``many`` videos of the bundle ``small`` in C++."""
     manifest = open_bundle(bundle, hashes=False).manifest
     arguments = [str(bundle), str(photo), str(THREADS)]
     sides = {"C++": [str(program)], "Python": [sys.executable, "-c", _PYTHON]}
@@ -78,7 +78,8 @@ def measure(bundle: Path, photo: Path, program: Path, many: int) -> dict[str, An
     def of(name: str, what: str) -> list[float]:
         return [min(turn[what]) if what == "step_loops" else turn[what] for turn in turns[name]]
 
-    memory = time_process([str(program), *arguments, str(many)])["memory"] if many else []
+    words = [str(small or bundle), *arguments[1:], str(many)]
+    memory = time_process([str(program), *words])["memory"] if many else []
     return {
         "benchmark": "native",
         **provenance("vcut_bench.native"),
@@ -114,10 +115,11 @@ def main(
     photo: Annotated[Path, typer.Argument(help="A JPEG or PNG file.")],
     program: Annotated[Path, typer.Option(help="vcut_timings, which 'make cpp-library' builds.")],
     many: Annotated[int, typer.Option(help="Videos in a row for the memory; 0 leaves that out.")] = 0,
+    small: Annotated[Path | None, typer.Option(help="Bundle of these videos, of a small model.")] = None,
     output: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
 ) -> None:
     """Measure the C++ runtime beside the Python runtime."""
-    deliver(measure(bundle, photo, program, many), output, json=True)
+    deliver(measure(bundle, photo, program, many, small), output, json=True)
 
 
 if __name__ == "__main__":

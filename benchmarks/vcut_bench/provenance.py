@@ -28,7 +28,7 @@ def provenance(program: str) -> dict[str, Any]:
         "command": shlex.join([*words, *options]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
+        "versions": {name: installed for name in _LIBRARIES if (installed := _version(name))},
     }
 
 

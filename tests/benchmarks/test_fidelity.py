@@ -154,10 +154,10 @@ def test_diffusers_gets_the_same_noise(
     pipeline = independent.load(small_checkpoint)
     independent.inject(pipeline, monkeypatch, noise)
     size: dict[str, Any] = {"height": manifest.height, "width": manifest.width, "num_frames": manifest.frames}
-    found = pipeline(
+    output = pipeline(
         Image.fromarray(pixels), **size, num_inference_steps=4, latents=torch.from_numpy(latents), output_type="np"
     )
-    np.testing.assert_array_equal(frames, independent.to_uint8(found.frames[0]))
+    np.testing.assert_array_equal(frames, independent.to_uint8(output.frames[0]))
     assert not np.array_equal(reference.draw(manifest, 6)[0], noise)
 
 
@@ -207,8 +207,8 @@ def test_an_interrupted_run_leaves_what_it_found(
     monkeypatch.setattr(fidelity.metrics, "compare", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fidelity.measure([small_bundle], images, **options)
-    found = list((tmp_path / "w" / "results").rglob("*.json"))
-    assert len(found) == 1
+    files = list((tmp_path / "w" / "results").rglob("*.json"))
+    assert len(files) == 1
     monkeypatch.setattr(fidelity, "load_checked", lambda *_: pytest.fail("diffusers ran again"))
     result = fidelity.measure([small_bundle], images, **options)
     assert curve(result, "remove")[3]["psnr"]["n"] == 2

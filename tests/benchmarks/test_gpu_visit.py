@@ -82,19 +82,19 @@ def test_a_visit_goes_on_after_failures_and_writes_each_result(
     arguments = ["--wheels", str(tmp_path), "--json", str(output), "--work", str(tmp_path / "work")]
     assert gpu_visit.main(arguments) == 1
     record = json.loads(output.read_text())
-    found = record["steps"]
-    assert {name: entry["status"] for name, entry in found.items()} == {
+    steps = record["steps"]
+    assert {name: entry["status"] for name, entry in steps.items()} == {
         "good": "passed",
         "bad": "failed",
         "pointless": "skipped",
         "slow": "failed",
         "last": "passed",
     }
-    assert found["good"]["result"] == {"a": 1}
-    assert found["bad"]["reason"] == "it is broken"
-    assert found["pointless"]["reason"] == "bad did not pass"
-    assert "not done after" in found["slow"]["reason"]
-    assert found["last"]["result"] == {"b": [1, {"c": 2}]}
+    assert steps["good"]["result"] == {"a": 1}
+    assert steps["bad"]["reason"] == "it is broken"
+    assert steps["pointless"]["reason"] == "bad did not pass"
+    assert "not done after" in steps["slow"]["reason"]
+    assert steps["last"]["result"] == {"b": [1, {"c": 2}]}
     assert record["date"]
     assert list(output.parent.iterdir()) == [output]
 

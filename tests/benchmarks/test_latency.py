@@ -123,10 +123,10 @@ def test_the_tables_fit_a_terminal_of_80_columns() -> None:
 
 
 def test_statistics_of_known_values() -> None:
-    found = turns.statistics_of([1.0, 2.0, 3.0, 4.0, 100.0])
-    assert found["median"] == 3.0
-    assert found["p95"] == pytest.approx(80.8)  # linear between the 4th and the 5th
-    assert found["spread"] == pytest.approx((4.0 - 2.0) / 3.0)
+    facts = turns.statistics_of([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert facts["median"] == 3.0
+    assert facts["p95"] == pytest.approx(80.8)  # linear between the 4th and the 5th
+    assert facts["spread"] == pytest.approx((4.0 - 2.0) / 3.0)
     assert turns.statistics_of([2.0])["p95"] == 2.0
 
 
@@ -148,9 +148,9 @@ def test_configurations_take_turns_and_ratios_are_of_neighbours(small_bundle: Pa
         assert sorted(map(str, runs[count * (turn + 1) : count * (turn + 2)])) == sorted(map(str, runs[:count]))
     assert [side for side, what in log if what == "closed"] == ["vcut", "diffusers", "deepcache", "roofline"]
 
-    found = result["configurations"]
-    assert list(found) == ["vcut c=3", "vcut c=none", "diffusers", "deepcache"]
-    ours, theirs = found["vcut c=3"], found["diffusers"]
+    rows = result["configurations"]
+    assert list(rows) == ["vcut c=3", "vcut c=none", "diffusers", "deepcache"]
+    ours, theirs = rows["vcut c=3"], rows["diffusers"]
     assert theirs["speedup_over_diffusers"] == {"median": 1.0, "range": [1.0, 1.0]}
     assert 2.0 < ours["speedup_over_diffusers"]["median"] < 4.5
     assert theirs["vcut_is_faster_by"]["median"] == pytest.approx(ours["speedup_over_diffusers"]["median"])
@@ -162,11 +162,11 @@ def test_configurations_take_turns_and_ratios_are_of_neighbours(small_bundle: Pa
     assert theirs["peak_host_memory_bytes"] == 1004  # of its last video
     assert theirs["psnr"] == 100.0
     assert ours["psnr"] is None  # whose weights are not at hand
-    assert found["deepcache"]["psnr"] == pytest.approx(20 * np.log10(255 / 16))
+    assert rows["deepcache"]["psnr"] == pytest.approx(20 * np.log10(255 / 16))
     limit = result["roofline"]["macs_per_second"]
     assert limit == {"matmul": 3000.0, "convolution": 500.0}
     assert theirs["roofline_share"] == pytest.approx(4 * 200 / theirs["step_loop"]["median"] / 3000)
-    assert "roofline_share" not in found["deepcache"]
+    assert "roofline_share" not in rows["deepcache"]
 
 
 def test_cut_steps_are_swept_and_the_bundle_s_comes_first(small_bundle: Path, small_checkpoint: Path) -> None:
@@ -274,14 +274,14 @@ def test_a_peer_that_does_not_open_or_fails_is_skipped_with_the_reason(small_bun
         return (Fails if job.side == "deepcache" else FakeProcess)(job, log)
 
     result = measure(small_bundle, log, opener, peers="diffusers,deepcache,tgate")
-    found = result["configurations"]
-    assert found["tgate"] == {"title": "T-GATE", "skipped": "tgate is not installed: pip install --no-deps tgate"}
-    assert found["deepcache"]["skipped"] == "its process ended with exit code 1: boom"
-    assert len(found["diffusers"]["video"]["values"]) == 3
+    rows = result["configurations"]
+    assert rows["tgate"] == {"title": "T-GATE", "skipped": "tgate is not installed: pip install --no-deps tgate"}
+    assert rows["deepcache"]["skipped"] == "its process ended with exit code 1: boom"
+    assert len(rows["diffusers"]["video"]["values"]) == 3
     assert sum(side == "deepcache" and what != "closed" for side, what in log) == 2
     lines = printed(result)
     assert "T-GATE tgate is not installed: pip install --no-deps tgate" in [" ".join(line.split()) for line in lines]
-    loop = f" {found['diffusers']['step_loop']['median']:.2f} s"
+    loop = f" {rows['diffusers']['step_loop']['median']:.2f} s"
     assert any(line.startswith("diffusers,") and loop in line for line in lines)
 
 
@@ -327,10 +327,10 @@ def test_one_real_run_through_the_command(deep_bundle: Path, tmp_path: Path) -> 
     assert result == json.loads(output.read_text())
     assert result["command"].startswith("vcut bench latency")
     assert list(result["configurations"]) == ["vcut c=5", "vcut c=none", "vcut c=5 k=7", "vcut c=none k=7", "vcut fast"]
-    for found in result["configurations"].values():
-        assert found["backend"] == "onnxruntime-cpu"
-        assert found["step_loop"]["median"] > 0
-        assert 0 < found["roofline_share"] < 1
-        assert 5 < found["converged_psnr"] < 100
-        assert 20e6 < found["peak_host_memory_bytes"] < 4e9
+    for row in result["configurations"].values():
+        assert row["backend"] == "onnxruntime-cpu"
+        assert row["step_loop"]["median"] > 0
+        assert 0 < row["roofline_share"] < 1
+        assert 5 < row["converged_psnr"] < 100
+        assert 20e6 < row["peak_host_memory_bytes"] < 4e9
     assert [table.title for table in latency_numbers.numbers(result)][:1] == ["Step loop"]

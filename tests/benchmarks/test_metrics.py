@@ -77,16 +77,16 @@ def test_what_needs_no_reference(video: np.ndarray) -> None:
 
 
 def test_the_interval_is_over_images() -> None:
-    found = metrics.summarize([[1.0, 3.0], [5.0, 7.0]])
-    assert found == {"mean": 4.0, "std": pytest.approx(np.std([1, 3, 5, 7])), "n": 4, "low": 2.0, "high": 6.0}
+    summary = metrics.summarize([[1.0, 3.0], [5.0, 7.0]])
+    assert summary == {"mean": 4.0, "std": pytest.approx(np.std([1, 3, 5, 7])), "n": 4, "low": 2.0, "high": 6.0}
     assert metrics.summarize([[1.0, 3.0]]) == {"mean": 2.0, "std": 1.0, "n": 2, "low": None, "high": None}
     draw = np.random.default_rng(2)
     groups = [[value] for value in draw.standard_normal(400)]
-    found = metrics.summarize(groups)
-    assert found["low"] is not None
-    assert found["high"] is not None
-    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 / np.sqrt(400), rel=0.15)
-    assert metrics.summarize(groups) == found  # the same numbers every time
+    summary = metrics.summarize(groups)
+    assert summary["low"] is not None
+    assert summary["high"] is not None
+    assert summary["high"] - summary["low"] == pytest.approx(2 * 1.96 / np.sqrt(400), rel=0.15)
+    assert metrics.summarize(groups) == summary  # the same numbers every time
 
 
 def test_lpips_says_which_file_goes_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_lpips_gets_frames_in_minus_one_to_one(
     package.__dict__["LPIPS"] = Network
     monkeypatch.setitem(sys.modules, "lpips", package)
     monkeypatch.setattr(metrics, "missing_lpips", lambda: None)
-    found = metrics.compare(other, video, metrics.load_lpips())
+    errors = metrics.compare(other, video, metrics.load_lpips())
     expected = np.abs(other.astype(float) - video).mean() / 127.5
-    assert found["lpips"] == pytest.approx(expected, rel=1e-5)
+    assert errors["lpips"] == pytest.approx(expected, rel=1e-5)
     assert "lpips" not in metrics.compare(other, video)

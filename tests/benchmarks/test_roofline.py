@@ -26,15 +26,15 @@ def test_the_share_counts_each_stage_s_steps() -> None:
 
 def test_rates_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "_SECONDS", 0.01)
-    found = {name: rate() for name, rate in roofline.rates("cpu", "fp32").items()}
-    assert set(found) == {"matmul, torch", "convolution, torch", "matmul, onnxruntime"}
-    assert all(1e8 < rate < 1e14 for rate in found.values())
+    measured = {name: rate() for name, rate in roofline.rates("cpu", "fp32").items()}
+    assert set(measured) == {"matmul, torch", "convolution, torch", "matmul, onnxruntime"}
+    assert all(1e8 < rate < 1e14 for rate in measured.values())
 
 
 def test_macs_are_those_of_the_bundle_s_sizes(small_bundle: Path) -> None:
-    found = roofline.macs_per_step(open_bundle(small_bundle, hashes=False).manifest)
-    assert set(found) == {"vcut", "original"}
+    macs = roofline.macs_per_step(open_bundle(small_bundle, hashes=False).manifest)
+    assert set(macs) == {"vcut", "original"}
     for stage in ("semantic_binding", "quality_improvement"):
-        assert 0 < found["vcut"][stage] < found["original"][stage]
-    ratio = found["original"]["semantic_binding"] / found["original"]["quality_improvement"]
+        assert 0 < macs["vcut"][stage] < macs["original"][stage]
+    ratio = macs["original"]["semantic_binding"] / macs["original"]["quality_improvement"]
     assert ratio == pytest.approx(2, rel=1e-3)

@@ -55,10 +55,10 @@ def eager(job: PeerJob) -> np.ndarray:
 
 
 def frames_of(side: Side) -> np.ndarray:
-    found, frames = side.run()
-    assert {"stages", "steps", "video", "peak_device_memory_bytes"} == set(found)
-    assert set(found["stages"]) <= STAGES
-    assert sum(found["stages"].values()) <= found["video"]
+    timed, frames = side.run()
+    assert {"stages", "steps", "video", "peak_device_memory_bytes"} == set(timed)
+    assert set(timed["stages"]) <= STAGES
+    assert sum(timed["stages"].values()) <= timed["video"]
     assert frames is not None
     return frames
 
@@ -67,9 +67,9 @@ def test_diffusers_guides_every_step(
     job: PeerJob, manifest: Manifest, unet_calls: list[Any], eager: np.ndarray
 ) -> None:
     side = open_side(replace(job, side="diffusers"))
-    found, frames = side.run()
+    timed, frames = side.run()
     assert [rows for rows, _ in unet_calls] == [2] * manifest.steps
-    assert found["steps"] == {"semantic_binding": manifest.steps}
+    assert timed["steps"] == {"semantic_binding": manifest.steps}
     assert side.facts == {"backend": "torch cpu", "precision": "fp32"}
     assert frames is not None
     assert frames.shape == (manifest.frames, manifest.height, manifest.width, 3)
@@ -96,8 +96,8 @@ def test_the_schedule_on_unmodified_modules_is_the_paper_s(
 
     import reference
 
-    found, frames = open_side(replace(job, side="diffusers-vcut")).run()
-    assert found["steps"] == {"semantic_binding": 2, "quality_improvement": 2}
+    timed, frames = open_side(replace(job, side="diffusers-vcut")).run()
+    assert timed["steps"] == {"semantic_binding": 2, "quality_improvement": 2}
     assert [rows for rows, _ in unet_calls] == [2, 2, 1, 1]
     noise, latents = draw(manifest, job.seed)
     image = Image.fromarray(sides.input_images(manifest, ())[0])
@@ -158,10 +158,10 @@ def test_deepcache_runs_deep_blocks_at_its_interval(job: PeerJob, manifest: Mani
 
 def test_tgate_stops_guiding_at_its_gate(job: PeerJob, unet_calls: list[tuple[int, Any]], eager: np.ndarray) -> None:
     side = open_side(replace(job, side="tgate"))
-    found, frames = side.run()
+    timed, frames = side.run()
     assert side.facts["gate_step"] == 2
     assert [rows for rows, _ in unet_calls] == [2, 2, 1, 1]
-    assert found["steps"] == {"semantic_binding": 2, "quality_improvement": 2}
+    assert timed["steps"] == {"semantic_binding": 2, "quality_improvement": 2}
     assert frames is not None
     assert psnr(frames, eager) < 100
 

@@ -43,13 +43,13 @@ def descendants(pid: int) -> set[int]:
             continue
         if fields[0] not in "ZX":
             parents[int(stat.parent.name)] = int(fields[1])
-    found, todo = set(), [pid]
+    processes, todo = set(), [pid]
     while todo:
         parent = todo.pop()
         children = {child for child, its in parents.items() if its == parent}
-        found |= children
+        processes |= children
         todo += children
-    return found
+    return processes
 
 
 def _is_alive(pid: int) -> bool:

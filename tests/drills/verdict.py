@@ -1,4 +1,4 @@
-"""What Python says about a bundle: one line, found in a process of its own that may crash, hang or fill memory."""
+"""What Python says about a bundle: one line, said by a process of its own that may crash, hang or fill memory."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from building import GRAPHS, PORTABLE
-from vcut_runtime import open_bundle
+from commands import run_here
+from vcut_runtime import cli, open_bundle
 
 # The builder's part is played by one that is done at once: what a user sees is the same.
 QUICK = """
@@ -130,7 +131,7 @@ def test_nothing_to_build_with_is_said(bundle_copy: Path) -> None:
     ],
 )
 def test_misuse_is_one_line_and_exit_2(bundle_copy: Path, options: list[object], says: str) -> None:
-    assert re.search(says, error(vcut("build", bundle_copy, *options), 2))
+    assert re.search(says, error(run_here(cli.main, "build", bundle_copy, *options), 2))
     assert not (bundle_copy / "engines").exists()
 
 

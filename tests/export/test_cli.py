@@ -13,6 +13,7 @@ import typer
 
 import vcut_export.cli as cli
 from building import GRAPHS, PORTABLE, build_at_once
+from commands import run_here
 from exporting import changed, state
 from vcut_engines import BuildResult
 from vcut_runtime import UsageError, VcutError, open_bundle
@@ -75,7 +76,7 @@ def test_progress_time_and_memory_are_shown_or_silenced(small_checkpoint: Path, 
     ],
 )
 def test_misuse_is_one_line_and_exit_2(options: list[str], says: str, tmp_path: Path) -> None:
-    done = run("vcut-export", *options, *(["-o", tmp_path / "bundle"] if options else []))
+    done = run_here(cli.main, *options, *(["-o", tmp_path / "bundle"] if options else []))
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("error: ")

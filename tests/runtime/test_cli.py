@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from commands import run_here
 from fakes import add_fake_engines
+from vcut_runtime import cli
 from vcut_runtime.inspect import describe, render
 
 
@@ -137,7 +139,7 @@ def test_misuse_is_one_line_and_exit_2(small_bundle: Path, photo_file: Path, opt
 
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             pytest.skip("CUDA is available here")
-    assert says in error(vcut("run", small_bundle, photo_file, *options), 2)
+    assert says in error(run_here(cli.main, "run", small_bundle, photo_file, *options), 2)
 
 
 def test_a_named_schedule_is_played(small_bundle: Path, photo_file: Path, tmp_path: Path) -> None:

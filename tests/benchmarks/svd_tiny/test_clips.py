@@ -27,11 +27,11 @@ def test_some_frames_are_those_of_the_whole_clip() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_more_displacement_moves_more(seed: int) -> None:
-    found = [clips.clip(seed, displacement=d) for d in (0.0, 0.5, 1.5)]
-    assert change(found[0].frames) == 0
-    assert change(found[0].frames) < change(found[1].frames) < change(found[2].frames)
-    assert found[0].motion_bucket_id == 0
-    assert found[1].motion_bucket_id < found[2].motion_bucket_id
+    made = [clips.clip(seed, displacement=d) for d in (0.0, 0.5, 1.5)]
+    assert change(made[0].frames) == 0
+    assert change(made[0].frames) < change(made[1].frames) < change(made[2].frames)
+    assert made[0].motion_bucket_id == 0
+    assert made[1].motion_bucket_id < made[2].motion_bucket_id
 
 
 def test_motion_bucket_ids_span_their_range() -> None:
