@@ -76,7 +76,8 @@ async def _from_form(request: Request) -> Upload:
         raise
     except Exception as error:  # of the parser, or an HTTPException around it
         reason = getattr(error, "detail", None) or error
-        raise UsageError(f"the form cannot be read ({' '.join(str(reason).split())[:200]}): send multipart/form-data")
+        said = " ".join(str(reason).split())[:200]
+        raise UsageError(f"the form cannot be read ({said}): send multipart/form-data") from None
     try:
         fields: dict[str, Any] = {}
         for name, value in form.multi_items():
