@@ -30,7 +30,7 @@ from vcut_runtime import Pipeline
 bundle, photo, threads, videos = sys.argv[1:]
 pipeline, told = Pipeline.load(bundle, "onnxruntime-cpu", threads=int(threads)), []
 def progress(stage, done, total):
-    if not told and done == 1 and stage != "condition":
+    if not told and done and stage != "condition":
         told.append(True)
         print("step", flush=True)
 for seed in range(int(videos)):
@@ -67,7 +67,7 @@ def measure(bundle: Path, photo: Path, program: Path, many: int = 0, small: Path
     """Measure both sides in turns, then the memory of ``many`` videos of the bundle ``small`` in C++."""
     manifest = open_bundle(bundle, hashes=False).manifest
     arguments = [str(bundle), str(photo), str(THREADS)]
-    sides = {"C++": [str(program)], "Python": [sys.executable, "-c", _PYTHON]}
+    sides = {"C++": [str(program.resolve())], "Python": [sys.executable, "-c", _PYTHON]}
     for command in sides.values():  # files come into the system's cache
         time_process([*command, *arguments, "1"])
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
@@ -79,7 +79,7 @@ def measure(bundle: Path, photo: Path, program: Path, many: int = 0, small: Path
         return [min(turn[what]) if what == "step_loops" else turn[what] for turn in turns[name]]
 
     words = [str(small or bundle), *arguments[1:], str(many)]
-    memory = time_process([str(program), *words])["memory"] if many else []
+    memory = time_process([*sides["C++"], *words])["memory"] if many else []
     return {
         "benchmark": "native",
         **provenance("vcut_bench.native"),

@@ -1,13 +1,24 @@
-"""The C++ runtime is measured beside the Python runtime."""
+"""The C++ runtime is measured beside the Python runtime, and the kept result reaches its bars."""
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 
 from vcut_bench.native import numbers, time_process
+from vcut_bench.results_page import newest
 from vcut_runtime import VcutError
+
+
+def test_the_kept_result_reaches_its_bars() -> None:
+    result = json.loads(newest("native-cpu").read_text())
+    assert result["ratios"]["first_step"]["median"] > 1
+    assert result["ratios"]["step_loops"]["median"] >= 0.98  # equal within what turns differ
+    memory = result["memory"]
+    assert memory["videos"] >= 1000
+    assert memory["last"] <= memory["after_tenth"] * 1.02
 
 
 def test_a_process_is_timed() -> None:

@@ -18,7 +18,7 @@ static int fail(vcut_error* error) {
 static int32_t tell_first(void* user_data, const char* stage, int32_t done, int32_t total) {
   int* told = user_data;
   (void)total;
-  if (!*told && done == 1 && strcmp(stage, "condition") != 0) {
+  if (!*told && done >= 1 && strcmp(stage, "condition") != 0) {
     *told = 1;
     puts("step");
     fflush(stdout);
