@@ -247,7 +247,7 @@ def _step(step: Step) -> CStep:
 
 
 class Plan:
-    """What a run does: sizes and steps."""
+    """The sizes and the steps of a run."""
 
     def __init__(self, library: Library, handle: ctypes.c_void_p) -> None:
         self.sizes = tuple(getattr(library, f"plan_{name}")(handle) for name in ("frames", "height", "width"))

@@ -1,4 +1,4 @@
-"""What a call has in diffusers' form: a generator, a callback, an output type; and advice on names that vcut lacks.
+"""Names of diffusers' pipeline: its generator, callback and output type work, and other names get advice.
 
 ``runtime/embedding.md`` has the table of all of them.
 """

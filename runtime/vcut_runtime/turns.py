@@ -38,7 +38,7 @@ def check_event(cancel: object) -> None:
 
 
 def check_cancelled(cancel: threading.Event | None) -> None:
-    """End a call whose caller wants that.
+    """End a call whose caller has cancelled it.
 
     Raises:
         Cancelled: ``cancel`` is set.

@@ -1,4 +1,4 @@
-"""What the tensors of a checkpoint must be before they become a network's: all of them, no others, numbers."""
+"""Checks of a checkpoint's tensors: none is missing, none is unexpected, and every number is finite."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ or None for a name that it does not know. ``tests/export/checkpoint/test_origina
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 _UNET_RESNET = {
     "in_layers.0": "norm1",
@@ -82,9 +83,7 @@ def encoder_name(name: str) -> str | None:
         return f"encoder.down_blocks.{match[1]}.resnets.{match[2]}.{_vae_resnet(match[3])}"
     if match := re.fullmatch(r"down\.(\d+)\.downsample\.conv\.(\w+)", name):
         return f"encoder.down_blocks.{match[1]}.downsamplers.0.conv.{match[2]}"
-    if match := re.fullmatch(r"mid\.block_([12])\.(.+)", name):
-        return f"encoder.mid_block.resnets.{int(match[1]) - 1}.{_vae_resnet(match[2])}"
-    return _vae_others("encoder", name)
+    return _vae_others("encoder", name, _vae_resnet)
 
 
 def decoder_name(name: str, levels: int) -> str | None:
@@ -98,11 +97,9 @@ def decoder_name(name: str, levels: int) -> str | None:
         return f"decoder.up_blocks.{levels - 1 - int(match[1])}.resnets.{match[2]}.{_video_resnet(match[3])}"
     if match := re.fullmatch(r"up\.(\d+)\.upsample\.conv\.(\w+)", name):
         return f"decoder.up_blocks.{levels - 1 - int(match[1])}.upsamplers.0.conv.{match[2]}"
-    if match := re.fullmatch(r"mid\.block_([12])\.(.+)", name):
-        return f"decoder.mid_block.resnets.{int(match[1]) - 1}.{_video_resnet(match[2])}"
     if match := re.fullmatch(r"conv_out\.time_mix_conv\.(\w+)", name):
         return f"decoder.time_conv_out.{match[1]}"
-    return _vae_others("decoder", name)
+    return _vae_others("decoder", name, _video_resnet)
 
 
 def _vae_resnet(name: str) -> str:
@@ -118,7 +115,10 @@ def _video_resnet(name: str) -> str:
     return f"spatial_res_block.{_vae_resnet(name)}"
 
 
-def _vae_others(part: str, name: str) -> str | None:
+def _vae_others(part: str, name: str, resnet_name: Callable[[str], str]) -> str | None:
+    """Return the name of a weight that is in no level; ``resnet_name`` names the weights of a residual block."""
+    if match := re.fullmatch(r"mid\.block_([12])\.(.+)", name):
+        return f"{part}.mid_block.resnets.{int(match[1]) - 1}.{resnet_name(match[2])}"
     module, _, kind = name.rpartition(".")
     attention = module.removeprefix("mid.attn_1.")
     if attention != module and attention in _VAE_ATTENTION:

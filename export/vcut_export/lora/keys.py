@@ -56,7 +56,7 @@ _TEXT_ENCODER = re.compile(r"^(text_encoder(_2)?\.|lora_te\d?_)")
 
 @dataclass(frozen=True)
 class AdapterKey:
-    """What the name of a tensor in a LoRA file says.
+    """The parts of a tensor's name in a LoRA file.
 
     Attributes:
         layer: the layer's name, still in the file's style, with prefixes removed.

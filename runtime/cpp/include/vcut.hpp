@@ -203,7 +203,7 @@ class Video {
   detail::Handle<vcut_video, vcut_video_destroy> handle_;
 };
 
-// What a run does: its sizes and its steps.
+// The sizes and the steps of a run.
 class Plan {
  public:
   explicit Plan(vcut_plan* handle) : handle_(handle) {}

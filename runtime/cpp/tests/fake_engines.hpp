@@ -112,7 +112,7 @@ struct FakeTensorRt {
   std::set<std::string> resident;
   size_t most_resident = 0;
   std::string refuses, fails_in, fails_with;  // words of its log
-  std::string invalid;                        // what it says of an engine's header
+  std::string invalid;                        // why the library refuses an engine; empty: it does not
   bool can_be_captured = true, other_tensors = false;
   int64_t growth = 0;  // of activation memory, beyond what the manifest says
   ContextOptions last_options;

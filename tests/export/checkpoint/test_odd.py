@@ -68,7 +68,7 @@ def write(content: Callable[[bytes], bytes]) -> Damage:
 
 
 def lie(header: Callable[[dict[str, Any]], Any]) -> Damage:
-    """Return a function that changes what the header of the UNet's file says."""
+    """Return a function that changes the header of the UNet's file."""
 
     def apply(data: bytes) -> bytes:
         length = int.from_bytes(data[:8], "little")
