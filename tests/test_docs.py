@@ -6,12 +6,14 @@ import re
 import runpy
 import shlex
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import typer
+import yaml
 
 from vcut_bench import cli as bench
 from vcut_bench.tune import tune_command
@@ -22,6 +24,11 @@ from vcut_export.cli import export_command
 from vcut_runtime import cli, schedule
 from vcut_runtime.backends.engine_validity import RTX_CAPABILITIES
 from vcut_runtime.bundle import geometry, manifest
+from vcut_serving.batch_command import batch_command
+from vcut_serving.serve_command import serve_command
+from vcut_serving.settings import KEY
+from vcut_serving.triton.signature import INPUTS
+from vcut_serving.triton_command import triton_command
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -32,6 +39,7 @@ BENCHMARKS = ("macs", "latency", "memory", "fidelity", "report")
 def options(command: str) -> set[str]:
     """Every option that a command takes."""
     single = {"export": export_command, "build": build_command, "tune": tune_command, "verify": verify_command}
+    single |= {"batch": batch_command, "serve": serve_command, "triton": triton_command}
     commands = {}
     for name, function in single.items():
         app = typer.Typer(add_completion=False)
@@ -45,7 +53,11 @@ def options(command: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "runtime/embedding.md", "benchmarks/RESULTS.md", "export/vcut_export/svd_tiny/README.md"]
+    "document",
+    [
+        *("README.md", "runtime/embedding.md", "serving/README.md"),
+        *("benchmarks/RESULTS.md", "export/vcut_export/svd_tiny/README.md"),
+    ],
 )
 def test_commands_in_the_docs_exist_with_their_options(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")
@@ -104,7 +116,7 @@ def capabilities_of(gpu: str) -> set[str]:
 
 
 def test_files_in_the_map_exist() -> None:
-    paths = re.findall(r"`((?:export|engines|runtime|benchmarks|tests)/[^` ]*)`", README)
+    paths = re.findall(r"`((?:export|engines|runtime|serving|benchmarks|tests)/[^` ]*)`", README)
     assert len(paths) > 15
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
@@ -133,6 +145,26 @@ def test_links_lead_somewhere() -> None:
     for document in documents:
         for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text("utf-8")):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_page_of_serving_names_what_there_is() -> None:
+    page = (ROOT / "serving/README.md").read_text("utf-8")
+    named = set(re.findall(r"`(--[a-z-]+)", page))
+    assert len(named) > 10
+    assert named <= options("batch") | options("serve") | options("triton"), named
+    assert f"`{KEY}`" in page
+    assert {"image", "image_pixels", "format", "progress"} <= {tensor.name for tensor in INPUTS} & set(
+        re.findall(r"`([a-z_]+)`", page)
+    )
+    paths = re.findall(r"`(serving/[^` ]*)`", page)
+    assert len(paths) >= 5
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    settings = yaml.safe_load((ROOT / "serving/kubernetes/rayservice.yaml").read_text())["spec"]["serveConfigV2"]
+    (application,) = yaml.safe_load(settings)["applications"]
+    module, name = application["import_path"].split(":")
+    assert getattr(import_module(module), name)(application["args"])
+    for path in ("docker/compose.yaml", "kubernetes/triton.yaml"):
+        assert list(yaml.safe_load_all((ROOT / "serving" / path).read_text()))
 
 
 def test_the_format_page_names_every_field() -> None:

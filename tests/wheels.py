@@ -8,7 +8,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = {"export": "vcut_export", "engines": "vcut_engines", "runtime": "vcut_runtime", "benchmarks": "vcut_bench"}
+ROOMS = {
+    "export": "vcut_export",
+    "engines": "vcut_engines",
+    "runtime": "vcut_runtime",
+    "serving": "vcut_serving",
+    "benchmarks": "vcut_bench",
+}
 
 
 def build_wheel(folder: Path) -> Path:

@@ -29,6 +29,7 @@ KINDS: Mapping[str, tuple[str, str]] = {
     "memory": ("Memory", "vcut_bench.memory"),
     "full-size": ("Full size on a CPU", "vcut_bench.full_size"),
     "native": ("The C++ runtime", "vcut_bench.native"),
+    "serving": ("Serving", "vcut_bench.serving"),
     "export": ("Compiling", "vcut_bench.export_cost"),
     "seams": ("Seams of decoded chunks", "vcut_bench.seams"),
 }

@@ -23,32 +23,38 @@ _PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
 _one_at_a_time = threading.Lock()  # Pillow's limit and Python's warning filters belong to the whole process
 
 
-def open_file(source: Path | BinaryIO) -> tuple[Image.Image, list[str]]:
+class TooManyPixels(UsageError):
+    """An image is larger than what may be decoded."""
+
+
+def open_file(source: Path | BinaryIO, most_pixels: int = MOST_PIXELS) -> tuple[Image.Image, list[str]]:
     """Open an image file, or read the image from an open file; see :func:`read_image`.
 
     Raises:
         UsageError: there is no such file, or it cannot be read.
     """
     if not isinstance(source, Path):
-        return read_image(source, "the image's data")
+        return read_image(source, "the image's data", most_pixels)
     check_file(source)
     try:
         file = source.open("rb")
     except OSError as error:
         raise UsageError(f"cannot read {source} ({reason(error)}): check the path") from None
     with file:
-        return read_image(file, str(source))
+        return read_image(file, str(source), most_pixels)
 
 
-def read_image(file: BinaryIO, name: str) -> tuple[Image.Image, list[str]]:
+def read_image(file: BinaryIO, name: str, most_pixels: int = MOST_PIXELS) -> tuple[Image.Image, list[str]]:
     """Decode the first picture of a file and turn it upright by its EXIF orientation; also return notes about it.
 
     Args:
         file: seekable; it is read from its first byte.
         name: of the file, for errors.
+        most_pixels: that are decoded.
 
     Raises:
-        UsageError: it is no image, it is damaged, or it has more than ``MOST_PIXELS``.
+        TooManyPixels: it has more than ``most_pixels``; nothing was decoded.
+        UsageError: it is no image, or it is damaged.
     """
     try:
         file.seek(0)
@@ -56,7 +62,7 @@ def read_image(file: BinaryIO, name: str) -> tuple[Image.Image, list[str]]:
         file.seek(0)
         if start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS:
             _learn_heif(name)
-        with patient_pillow(name):
+        with patient_pillow(name, most_pixels):
             Image.init()
             with Image.open(file, formats=[kind for kind in _FORMATS if kind in Image.OPEN]) as opened:
                 notes = []
@@ -83,23 +89,23 @@ def check_file(path: Path) -> None:
 
 
 @contextmanager
-def patient_pillow(name: str) -> Iterator[None]:
-    """Let Pillow decode up to ``MOST_PIXELS`` without a warning. A limit that the program itself set stays.
+def patient_pillow(name: str, most_pixels: int = MOST_PIXELS) -> Iterator[None]:
+    """Let Pillow decode up to ``most_pixels`` without a warning. A limit that the program itself set stays.
 
     Raises:
-        UsageError: the image ``name`` has more pixels.
+        TooManyPixels: the image ``name`` has more.
     """
     with _one_at_a_time, warnings.catch_warnings():
         own = Image.MAX_IMAGE_PIXELS == _PILLOWS_LIMIT
         warnings.simplefilter("ignore")  # they are about metadata; damaged pixels are errors
         if own:
-            Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+            Image.MAX_IMAGE_PIXELS = most_pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             yield
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-            most = MOST_PIXELS if own else 2 * (Image.MAX_IMAGE_PIXELS or 0)
-            raise UsageError(f"{name} has more than {most / 1e6:g} megapixels: make it smaller first") from None
+            most = most_pixels if own else 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise TooManyPixels(f"{name} has more than {most / 1e6:g} megapixels: make it smaller first") from None
         finally:
             if own:
                 Image.MAX_IMAGE_PIXELS = _PILLOWS_LIMIT

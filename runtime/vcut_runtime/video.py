@@ -20,6 +20,7 @@ from vcut_runtime.errors import UsageError, VcutError
 from vcut_runtime.file_object import write_to
 
 QUALITY = 90
+PARTIAL = ".vcut-"  # how the name of a folder begins that holds a video in the making
 _LONGEST_NAME = 255  # bytes, of common file systems
 
 
@@ -67,7 +68,7 @@ class Video:
         try:
             target = path.resolve()
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".vcut-") as folder:
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=PARTIAL) as folder:
                 made = Path(folder) / "video"
                 writer(self, made, quality)
                 if target.is_dir():

@@ -29,8 +29,8 @@ class Cuda:
 
     def __init__(self, runtime: Any = None) -> None:
         self._rt = _bindings() if runtime is None else runtime
-        count = self._device_count()
-        if count < 1:
+        self.count = self._device_count()  # of all visible GPUs
+        if self.count < 1:
             raise UsageError("no NVIDIA GPU is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES")
         self._call("cudaSetDevice", 0)
         attribute = self._rt.cudaDeviceAttr

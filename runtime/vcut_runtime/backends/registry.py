@@ -37,6 +37,12 @@ def open_backend(bundle: Bundle, name: str = "auto", options: BackendOptions | N
     return backend
 
 
+def check_name(name: str) -> None:
+    """Raise a UsageError if there is no backend ``name``; ``auto`` is one."""
+    if name != "auto" and name not in BACKENDS and not name.startswith(_ONNXRUNTIME):
+        raise UsageError(f"unknown backend {name!r}: choose auto, {', '.join(BACKENDS)}")
+
+
 def choose(bundle: Bundle, name: str = "auto") -> Offer:
     """Return the offer of the best backend that can run ``bundle`` here, or of the named one.
 
@@ -44,9 +50,8 @@ def choose(bundle: Bundle, name: str = "auto") -> Offer:
         UsageError: the name is unknown, or something that the backend needs is missing.
         VcutError: nothing here can run this bundle; the message says why its engines and the CPU cannot.
     """
+    check_name(name)
     if name != "auto":
-        if name not in BACKENDS and not name.startswith(_ONNXRUNTIME):
-            raise UsageError(f"unknown backend {name!r}: choose auto, {', '.join(BACKENDS)}")
         return BACKENDS.get(name, partial(_offer, "onnxruntime", name))(bundle)
     refusals: dict[str, str] = {}
     for candidate, ask in BACKENDS.items():

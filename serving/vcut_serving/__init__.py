@@ -1,0 +1,1 @@
+"""Serving bundles: batches of photographs, and a service that speaks the video API of other servers."""

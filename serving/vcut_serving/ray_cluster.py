@@ -1,0 +1,53 @@
+"""Connecting to Ray: a cluster by its address, or a Ray of this machine alone that ends with the command."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vcut_runtime import VcutError
+from vcut_runtime.errors import first_line
+
+_ADVICE = "pip install -e '.[ray]'"
+
+
+def load_ray() -> Any:
+    """Import Ray, which sends no statistics from here unless the user has allowed it.
+
+    Raises:
+        VcutError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise VcutError(f"Ray is not installed: {_ADVICE}") from None
+    return ray
+
+
+@contextmanager
+def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
+    """Yield Ray, connected to ``address`` or to a Ray of its own on this machine.
+
+    Raises:
+        VcutError: no cluster answers there.
+    """
+    ray = load_ray()
+    level = logging.INFO if verbose else logging.ERROR
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address is None else None,
+            logging_level=level,
+            log_to_driver=verbose,
+        )
+    except Exception as error:  # Ray's own kinds, and those of gRPC
+        where = f"no Ray cluster at {address}" if address else "Ray does not start"
+        raise VcutError(f"{where} ({first_line(error)}): check the address, or 'ray status' there") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
