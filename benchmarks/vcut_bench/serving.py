@@ -193,7 +193,9 @@ def numbers(result: Mapping[str, Any]) -> list[Numbers]:
     ]
     crowd_of = f"{busy['clients']} clients, {result['workers']} workers, {busy['seconds']:.0f} s"
     return [
-        Numbers("A request beside a local run, and two workers", ["", "median", ""], rows, "One thread each, in turns."),
+        Numbers(
+            "A request beside a local run, and two workers", ["", "median", ""], rows, "One thread each, in turns."
+        ),
         Numbers(f"A crowd: {crowd_of}", ["", ""], facts, "Clients that were turned away ask again."),
     ]
 

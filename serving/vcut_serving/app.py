@@ -26,8 +26,8 @@ from vcut_runtime.run_plan import choose_sizes, plan_run
 from vcut_serving.fields import read_fields, run_options
 from vcut_serving.openapi import VIDEO_BODY
 from vcut_serving.queue import Full, JobQueue, RunJob
-from vcut_serving.store import ENDED, JobStore, NoSuchJob, State, new_id
 from vcut_serving.settings import Settings
+from vcut_serving.store import ENDED, JobStore, NoSuchJob, State, new_id
 from vcut_serving.store import Request as VideoRequest
 from vcut_serving.upload import TooLarge, read_upload
 

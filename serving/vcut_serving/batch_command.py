@@ -33,7 +33,8 @@ def batch_command(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Pipelines at a time. 1 without --ray runs in this process; more run on Ray. [default: one on each GPU, or 1]"
+            help="Pipelines at a time. 1 without --ray runs in this process, more run on Ray. "
+            "[default: one on each GPU, or 1]"
         ),
     ] = None,
     ray: Annotated[

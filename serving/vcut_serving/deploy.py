@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ray import serve
@@ -35,7 +35,7 @@ class Deployment:
 
     bundle: str
     backend: str = "auto"
-    backend_options: BackendOptions = BackendOptions()
+    backend_options: BackendOptions = field(default_factory=BackendOptions)
     least: int = 1
     most: int = 1
     gpus: int = 0
@@ -51,8 +51,8 @@ def build(arguments: dict[str, Any]) -> Application:
     """Return the application of a Ray Serve configuration file, such as a RayService of Kubernetes.
 
     Args:
-        arguments: fields of :class:`Deployment` and of :class:`~vcut_serving.settings.Settings`. The key is the environment
-            variable ``VCUT_API_KEY``.
+        arguments: fields of :class:`Deployment` and of :class:`~vcut_serving.settings.Settings`. The environment
+            variable ``VCUT_API_KEY`` is the key.
 
     Raises:
         UsageError: there is no such field, or ``bundle`` or ``results`` is missing.
@@ -81,7 +81,7 @@ def application(deployment: Deployment, settings: Settings) -> Application:
                 "target_ongoing_requests": 1,
             }
         }
-    workers = serve.deployment(
+    deployed: Any = serve.deployment(
         Worker,
         name=WORKERS,
         max_ongoing_requests=1,  # a pipeline makes one video at a time
@@ -89,15 +89,17 @@ def application(deployment: Deployment, settings: Settings) -> Application:
         graceful_shutdown_timeout_s=_DRAIN,
         health_check_timeout_s=_PATIENCE,
         **scaling,
-    ).bind(deployment.bundle, settings.results, deployment.backend, deployment.backend_options)
-    return serve.deployment(
+    )
+    workers = deployed.bind(deployment.bundle, settings.results, deployment.backend, deployment.backend_options)
+    front: Any = serve.deployment(
         serve.ingress(_front(deployment.bundle, settings))(),
         name=FRONT,
         num_replicas=1,  # it holds the queue
         max_ongoing_requests=1000,  # clients that wait or watch; the queue has its own bound
         ray_actor_options={"num_cpus": 0},
         health_check_timeout_s=_PATIENCE,
-    ).bind(workers)
+    )
+    return front.bind(workers)
 
 
 def _front(bundle: str, settings: Settings) -> Callable[[], Any]:

@@ -22,7 +22,7 @@ def triton_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The model repository.", show_default=False)],
     backend_options: BackendOptions,
     name: Annotated[str, typer.Option(help="Of the model.")] = "vcut",
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the bundle, to move the repository; else link it.")] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the bundle in the place of a link to it.")] = False,
     device: Annotated[
         Device, typer.Option(help="Instances on each GPU, or on the CPU; auto: GPUs if the bundle has engines.")
     ] = "auto",

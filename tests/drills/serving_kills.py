@@ -89,7 +89,7 @@ def wait_idle(client: httpx.Client) -> None:
 
 def main() -> None:
     """Run the drill."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Kill workers and the front of a service under load.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("photo", type=Path)
     for name, default in (("jobs", 40), ("kills", 20), ("front-kills", 3), ("seed", 0)):

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -27,7 +28,8 @@ def service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert chromium and driver, "there is no Chromium: run 'make serving-tools'"
+    assert chromium, "there is no Chromium: run 'make serving-tools'"
+    assert driver
     options = Options()
     options.binary_location = chromium
     for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
@@ -37,6 +39,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
     browser = webdriver.Chrome(options, Driver(driver))
     yield browser
     browser.quit()
+
+
+def property_of(element: Any, name: str) -> Any:
+    return element.get_property(name)
 
 
 def wait(condition: Callable[[], object]) -> None:
@@ -58,7 +64,7 @@ def test_a_photograph_becomes_a_video(
     wait(lambda: len(element("schedule").find_elements(By.TAG_NAME, "option")) >= 2)
     assert not element("make").is_enabled()
     element("file").send_keys(str(tmp_path / "p.png"))
-    wait(lambda: element("preview").get_property("naturalWidth") == 64)
+    wait(lambda: property_of(element("preview"), "naturalWidth") == 64)
 
     element("make").click()  # without the key
     wait(lambda: element("error").is_displayed())
@@ -68,10 +74,10 @@ def test_a_photograph_becomes_a_video(
     browser.execute_script("document.querySelector('[name=motion_bucket_id]').value = 40")
     element("make").click()
     wait(lambda: element("result").is_displayed())
-    wait(lambda: element("video").get_property("readyState") >= 2)  # it can be shown
-    assert element("video").get_property("videoWidth") > 0
+    wait(lambda: property_of(element("video"), "readyState") >= 2)  # it can be shown
+    assert property_of(element("video"), "videoWidth") > 0
     assert "seed " in element("facts").text
-    assert element("download").get_attribute("download").startswith("vcut-")
+    assert property_of(element("download"), "download").startswith("vcut-")
     assert not element("work").is_displayed()
     assert not element("error").is_displayed()
 
@@ -84,7 +90,9 @@ def test_a_photograph_becomes_a_video(
     assert all(" 40" in line["message"] or "favicon" in line["message"] for line in complaints), complaints
 
 
-def test_a_video_can_be_stopped(service: Service, browser: webdriver.Chrome, photo: Image.Image, tmp_path: Path) -> None:
+def test_a_video_can_be_stopped(
+    service: Service, browser: webdriver.Chrome, photo: Image.Image, tmp_path: Path
+) -> None:
     (tmp_path / "p.png").write_bytes(png(photo))
     browser.get(service.url)
     browser.execute_script(

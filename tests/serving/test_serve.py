@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

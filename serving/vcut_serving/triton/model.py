@@ -37,7 +37,7 @@ class TritonPythonModel:
         Args:
             args: of Triton: the configuration, the folder, and the instance's device.
         """
-        import triton_python_backend_utils as triton
+        import triton_python_backend_utils as triton  # pyright: ignore[reportMissingImports]
 
         self._triton = triton
         parameters = {
@@ -93,7 +93,8 @@ class TritonPythonModel:
             VcutError: the video cannot be made.
         """
         cancel = threading.Event()
-        kind, quality, told = values.pop("format", FORMATS[0]), values.pop("quality", QUALITY), values.pop("progress", 0)
+        kind, quality = values.pop("format", FORMATS[0]), values.pop("quality", QUALITY)
+        told = values.pop("progress", False)
         if kind not in FORMATS:
             raise UsageError(f"unknown format {kind!r}: choose {', '.join(FORMATS)}")
         check_quality(quality)
@@ -119,9 +120,10 @@ class TritonPythonModel:
     def _response(self, **outputs: Any) -> Any:
         tensors = []
         for name, value in outputs.items():
-            kind = np.object_ if _KINDS[name] == TEXT else self._triton.triton_string_to_numpy(_KINDS[name])
-            values = [text.encode() if isinstance(text, str) else text for text in value] if kind is np.object_ else value
-            tensors.append(self._triton.Tensor(name, np.array(values, kind)))
+            if _KINDS[name] == TEXT:
+                value = [text.encode() if isinstance(text, str) else text for text in value]
+            kind = self._triton.triton_string_to_numpy(_KINDS[name])
+            tensors.append(self._triton.Tensor(name, np.array(value, kind)))
         return self._triton.InferenceResponse(tensors)
 
 

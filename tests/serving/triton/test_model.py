@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import queue
+import re
 import time
 from collections.abc import Iterator, Mapping
 from io import BytesIO
@@ -19,7 +20,7 @@ from PIL import Image
 
 from commands import run_here
 from photographs import png
-from triton_server import Server, running
+from triton_server import ROOT, Server, running
 from vcut_runtime import Pipeline, RunOptions, Video
 from vcut_runtime.cli import main
 from vcut_serving.triton.signature import INPUTS
@@ -136,6 +137,16 @@ def test_http_carries_base64(server: Server, pipeline: Pipeline, photo: Image.Im
     events = [json.loads(line.removeprefix("data: ")) for line in stream.text.splitlines() if line.startswith("data: ")]
     assert base64.b64decode(events[-1]["video"]) == mp4(local)
     assert {event["stage"] for event in events[:-1]} >= {"semantic_binding", "quality_improvement", "decode"}
+
+
+def test_the_client_on_the_page_works(
+    server: Server, pipeline: Pipeline, photo: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(png(photo))
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "serving/README.md").read_text("utf-8"), re.DOTALL)
+    exec(compile(code.replace("localhost:8001", server.grpc), "README.md", "exec"), {})
+    assert Path("out.mp4").read_bytes() == mp4(pipeline("photo.jpg", seed=0))
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
