@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from drills.graph_changes import large_expand
 from fakes import add_fake_engines
 from vcut_c import Bundle, Library, refusal
 from vcut_runtime import BundleError, open_bundle
@@ -173,6 +174,17 @@ def test_an_operator_that_is_never_exported(library: Library, bundle_copy: Path,
     path.write_bytes(model.SerializeToString())
     HOSTILE["vouch"](bundle_copy, "decode")
     assert "which vcut never exports" in (same_refusal(library, bundle_copy) or "")
+
+
+def test_a_size_that_no_video_needs(library: Library, bundle_copy: Path) -> None:
+    import onnx
+
+    path = bundle_copy / "onnx/decode.onnx"
+    model = onnx.load(path, load_external_data=False)
+    large_expand(model, random.Random(0))
+    path.write_bytes(model.SerializeToString())
+    HOSTILE["vouch"](bundle_copy, "decode")
+    assert "which no video of this bundle needs" in (same_refusal(library, bundle_copy) or "")
 
 
 UNETS: list[dict[str, Any]] = [

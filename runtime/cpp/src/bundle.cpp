@@ -6,8 +6,11 @@
 #include <cerrno>
 #include <exception>
 #include <fstream>
+#include <iomanip>
+#include <ios>
 #include <iterator>
 #include <mutex>
+#include <sstream>
 #include <thread>
 
 #include "checks.hpp"
@@ -22,6 +25,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uintmax_t most_manifest_bytes = 16 << 20;  // a hundred times what a bundle with many engines has
+
+// Numbers that a constant may ask for, in those of a whole video; the exporter's ask for less than one.
+constexpr double most_videos = 16;
 
 std::string how_to_make_again(const File& file) {
   return file.is_engine ? "build it again with 'vcut build --force'" : "export the bundle again with --force";
@@ -84,6 +90,15 @@ void check_graph(const Bundle& bundle, const File& file, const File& weights) {
       throw bad_bundle(start + " has the operator " + repr(name) +
                        ", which vcut never exports: do not use this bundle");
     }
+  }
+  const Sizes largest = bundle.manifest.largest();
+  const double video = 3.0 * static_cast<double>(largest.frames) * static_cast<double>(largest.height) *
+                       static_cast<double>(largest.width);
+  if (facts.largest > most_videos * video) {
+    std::ostringstream numbers;
+    numbers << std::scientific << std::setprecision(0) << facts.largest;
+    throw bad_bundle(start + " makes a tensor of " + numbers.str() +
+                     " numbers, which no video of this bundle needs: do not use this bundle");
   }
   for (const auto& location : facts.locations) {
     const fs::path own = location.empty() || location[0] != '/' ? fs::path(file.file).parent_path() : fs::path();

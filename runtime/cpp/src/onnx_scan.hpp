@@ -1,4 +1,4 @@
-// Finds the files that an ONNX graph reads and its operators: a walk over the protobuf wire format.
+// Finds the files that an ONNX graph reads its operators and its sizes: a walk over the protobuf wire format.
 #pragma once
 
 #include <set>
@@ -11,6 +11,7 @@ namespace vcut_core {
 struct GraphFacts {
   std::set<std::string> locations;  // files of external data
   std::set<std::string> operators;  // of all nodes; domain::name outside of ONNX's own domain
+  double largest = 0;               // numbers that the largest constant size asks an operator to make
 };
 
 // Reads a serialized ModelProto. Throws Wrong if it is not well-formed.

@@ -61,6 +61,15 @@ TEST_CASE("a graph's other files and operators are seen wherever they are named,
   const std::string inner = field(1, field(4, "Loop") + field(7, "ai.onnx") + field(4, "If"));
   CHECK(scan_graph(field(7, field(1, field(4, "Add") + field(5, field(6, inner))))).operators ==
         std::set<std::string>{"Add", "ai.onnx::If"});
+  const auto sized = [&](const std::string& numbers) {
+    const std::string expand = field(1, "x") + field(1, "size") + field(4, "Expand");
+    return scan_graph(field(7, field(1, expand) + field(5, field(8, "size") + numbers))).largest;
+  };
+  CHECK(sized(field(9, std::string("\x03\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0", 16))) == 3 * 65536);
+  CHECK(sized(field(7, "\x80\x01\x05")) == 640);
+  CHECK(sized("\x38\x06\x38\x07") == 42);  // one number to a field
+  CHECK(sized(field(9, std::string(96, '\x7f'))) == 1e18);
+  CHECK(sized(field(9, std::string(8, '\xff'))) == 1);
   CHECK(is_exported("com.microsoft::MultiHeadAttention"));
   CHECK(!is_exported("com.microsoft::Add"));
   CHECK_THROWS_AS(scan_graph("\x0a\x7f"), Wrong);

@@ -15,6 +15,7 @@ from vcut_runtime.bundle.onnx_scan import scan_graph
 from vcut_runtime.bundle.operators import OPERATORS
 from vcut_runtime.errors import BundleError
 
+_VIDEOS = 16  # numbers that a constant may ask for, in those of a whole video; the exporter's ask for less than one
 _MOST_MANIFEST_BYTES = 16 << 20  # a hundred times what a bundle with many engines and schedules has
 
 
@@ -126,7 +127,7 @@ def _again(entry: Entry) -> str:
 def _check_graph(bundle: Bundle, file: Entry, weights: FileEntry) -> None:
     """A graph may have the exporter's operators, and external data from the one weights file that the manifest gives.
 
-    Other operators could run for ever, as ``Loop`` can.
+    Other operators could run for ever, as ``Loop`` can. Constants may not ask for tensors that no video needs.
     """
     path = bundle.path(file)
     try:
@@ -139,6 +140,12 @@ def _check_graph(bundle: Bundle, file: Entry, weights: FileEntry) -> None:
         raise BundleError(
             f"{bundle.root}: {file.file} has the operator {unknown[0]!r}, which vcut never exports: "
             "do not use this bundle"
+        )
+    largest = bundle.manifest.geometry.largest
+    if facts.largest > _VIDEOS * largest.frames * largest.height * largest.width * 3:
+        raise BundleError(
+            f"{bundle.root}: {file.file} makes a tensor of {facts.largest:.0e} numbers, which no video of this bundle "
+            "needs: do not use this bundle"
         )
     for location in sorted(facts.locations):
         if PurePosixPath(file.file).parent / location != PurePosixPath(weights.file):

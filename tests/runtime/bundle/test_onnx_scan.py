@@ -182,6 +182,36 @@ def test_an_operator_has_its_last_name_and_its_domain() -> None:
     assert scan_graph(data).operators == operators_by_onnx(data) == {"com.microsoft::Loop", "Mul"}
 
 
+def sizes_model(operator: str, inputs: list[str], *sizes: TensorProto) -> bytes:
+    node = NodeProto(op_type=operator, input=inputs, output=["y"])
+    inside = AttributeProto(name="then_branch", type=AttributeProto.GRAPH, g=graph(node))
+    return model(graph(NodeProto(op_type="If", attribute=[inside]), initializer=sizes)).SerializeToString()
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize(
+    ("operator", "inputs"),
+    [("Expand", ["x", "size"]), ("Tile", ["x", "size"]), ("Pad", ["x", "size"]), ("Resize", ["x", "", "", "size"])],
+)
+def test_a_constant_size_is_seen(operator: str, inputs: list[str], raw: bool) -> None:
+    numbers = np.array([1, 2**40, -1, 3, 0], np.int64)
+    size = helper.make_tensor("size", TensorProto.INT64, [5], numbers.tobytes() if raw else numbers, raw=raw)
+    other = helper.make_tensor("other", TensorProto.INT64, [1], [2**60])
+    assert scan_graph(sizes_model(operator, inputs, size, other)).largest == 3 * 2**40
+    assert scan_graph(sizes_model("Slice", inputs, size, other)).largest == 0  # its end may be the largest number
+
+
+def test_sizes_that_are_written_in_other_ways() -> None:
+    unpacked = b"".join(varint(7 << 3) + varint(number) for number in (2**20, 2**20))
+    tensor = field(8, b"size") + unpacked
+    node = field(1, b"x") + field(1, b"size") + field(4, b"Expand")
+    assert scan_graph(field(7, field(1, node) + field(5, tensor))).largest == 2**40
+    huge = field(8, b"size") + field(9, np.full(60, 2**62).tobytes())
+    assert scan_graph(field(7, field(1, node) + field(5, huge))).largest == 10**18
+    weights = field(8, b"size") + field(9, b"\xff" * 10_000) + field(7, b"\xff" * 10_000)
+    assert scan_graph(field(7, field(1, node) + field(5, weights))).largest == 0
+
+
 def test_file_saved_by_onnx_names_its_data(tmp_path: Path) -> None:
     weights = onnx.numpy_helper.from_array(np.arange(1000, dtype=np.float32), "w")
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1000])

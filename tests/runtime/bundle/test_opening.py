@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from drills.graph_changes import large_expand
 from fakes import add_fake_engines
 from places import close
 from vcut_runtime import BundleError, Pipeline, open_bundle
@@ -362,6 +364,15 @@ def test_an_operator_that_is_never_exported(
     vouch(bundle_copy, "decode")
     name = f"{domain}::{operator}" if domain else operator
     refused(bundle_copy, f"decode.onnx has the operator '{name}', which vcut never exports", monkeypatch)
+
+
+def test_a_size_that_no_video_needs(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bundle_copy / "onnx/decode.onnx"
+    model = onnx.load(path, load_external_data=False)
+    large_expand(model, random.Random(0))
+    path.write_bytes(model.SerializeToString())
+    vouch(bundle_copy, "decode")
+    refused(bundle_copy, "which no video of this bundle needs", monkeypatch)
 
 
 def test_a_link_inside_the_bundle(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
