@@ -18,9 +18,11 @@ from vcut_serving.triton.signature import config_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = "1"
-_MODEL = """# Written by `vcut triton`. The model is part of vcut, which the server's Python must have.
-from vcut_runtime.backends.registry import check_name
-from vcut_serving.devices import runs_on_gpu
+_MODEL = """# Written by `vcut triton`. The model is part of vcut, which the server's Python must find.
+import os
+import sys
+
+sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # the server's Python ignores it
 from vcut_serving.triton.model import TritonPythonModel as TritonPythonModel
 """
 
