@@ -12,15 +12,22 @@ from vcut_runtime import VcutError
 from vcut_runtime.errors import first_line
 
 _ADVICE = "pip install -e '.[ray]'"
+# For the processes of a Ray of our own; what the user has set stays.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no statistics are sent
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine may need more than the default of 5 to start one
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+}
 
 
 def load_ray() -> Any:
-    """Import Ray, which sends no statistics from here unless the user has allowed it.
+    """Import Ray.
 
     Raises:
         VcutError: it is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:

@@ -17,23 +17,13 @@ import httpx
 from PIL import Image
 
 from photographs import png
+from service_here import in_thread
 from vcut_runtime import Pipeline, RunOptions, open_bundle
 from vcut_serving.app import build_app
 from vcut_serving.queue import RunJob
 from vcut_serving.settings import Settings
 from vcut_serving.store import JobStore, Request, State, new_id
 from vcut_serving.worker import Worker
-
-
-def in_thread(worker: Worker) -> RunJob:
-    """Run jobs in a thread, one at a time."""
-    turn = asyncio.Lock()
-
-    async def run(job: str) -> None:
-        async with turn:
-            await asyncio.to_thread(worker.run, job)
-
-    return run
 
 
 @asynccontextmanager

@@ -16,13 +16,13 @@ from selenium.webdriver.chrome.service import Service as Driver
 from selenium.webdriver.common.by import By
 
 from photographs import png
-from vcut_bench.service import Service, serving
+from service_here import listening
 
 
 @pytest.fixture(scope="module")
-def service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(small_bundle, tmp_path_factory.mktemp("page"), "--api-key", "geheim") as service:
-        yield service
+def address(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with listening(small_bundle, tmp_path_factory.mktemp("page") / "jobs", api_key="geheim") as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +54,13 @@ def wait(condition: Callable[[], object]) -> None:
 
 
 def test_a_photograph_becomes_a_video(
-    service: Service, browser: webdriver.Chrome, photo: Image.Image, tmp_path: Path
+    address: str, browser: webdriver.Chrome, photo: Image.Image, tmp_path: Path
 ) -> None:
     def element(name: str):
         return browser.find_element(By.ID, name)
 
     (tmp_path / "p.png").write_bytes(png(photo))
-    browser.get(service.url)
+    browser.get(address)
     wait(lambda: len(element("schedule").find_elements(By.TAG_NAME, "option")) >= 2)
     assert not element("make").is_enabled()
     element("file").send_keys(str(tmp_path / "p.png"))
@@ -90,11 +90,9 @@ def test_a_photograph_becomes_a_video(
     assert all(" 40" in line["message"] or "favicon" in line["message"] for line in complaints), complaints
 
 
-def test_a_video_can_be_stopped(
-    service: Service, browser: webdriver.Chrome, photo: Image.Image, tmp_path: Path
-) -> None:
+def test_a_video_can_be_stopped(address: str, browser: webdriver.Chrome, photo: Image.Image, tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(png(photo))
-    browser.get(service.url)
+    browser.get(address)
     browser.execute_script(
         """document.getElementById("form").insertAdjacentHTML(
             "beforeend", '<input name="steps" value="1000"><input name="cut_step" value="none">');
@@ -107,20 +105,20 @@ def test_a_video_can_be_stopped(
     browser.find_element(By.ID, "stop").click()
     wait(lambda: not browser.find_element(By.ID, "work").is_displayed())
     assert not browser.find_element(By.ID, "error").is_displayed()
-    wait(lambda: not list(service.results.glob("*/state.json")) or browser.find_element(By.ID, "make").is_enabled())
+    assert browser.find_element(By.ID, "make").is_enabled()
 
 
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_cut_off_and_text_can_be_read(
-    service: Service, browser: webdriver.Chrome, width: int, scheme: str
+    address: str, browser: webdriver.Chrome, width: int, scheme: str
 ) -> None:
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     for path in ("/", "/docs"):
-        browser.get(service.url + path)
+        browser.get(address + path)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         dark, light = browser.execute_script(
             """const style = getComputedStyle(document.body);

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from commands import run_here
+from drills.serving_kills import drill, wait_idle
 from photographs import png
 from vcut_bench.service import Service, ended, form, serving
 from vcut_runtime import Pipeline
@@ -96,15 +97,23 @@ def test_killed_workers_and_a_killed_front_lose_nothing(
     service: Service, client: httpx.Client, pipeline: Pipeline, photo: Image.Image
 ) -> None:
     """``python -m drills.serving_kills`` does this with 40 jobs and 20 kills."""
-    from drills.serving_kills import drill
-
     assert drill(service, pipeline, png(photo), jobs=8, kills=3, front_kills=1, seed=0) == []
 
 
-def test_a_stopped_service_ends_its_video_and_the_next_one_goes_on(
+@pytest.mark.slow
+def test_a_crowd_is_turned_away_and_a_stopped_service_goes_on_later(
     small_bundle: Path, tmp_path: Path, photo: Image.Image, pipeline: Pipeline
 ) -> None:
-    with serving(small_bundle, tmp_path) as service, service.client() as client:
+    with serving(small_bundle, tmp_path, "--queue", "3") as service, service.client() as client:
+        with ThreadPoolExecutor(12) as crowd:
+            work = [crowd.submit(client.post, "/v1/videos", **form(png(photo), steps="20")) for _ in range(12)]
+            answers = [future.result() for future in work]
+        assert sorted(answer.status_code for answer in answers) == [200] * 3 + [429] * 9
+        for answer in answers:
+            if answer.status_code == 200:
+                assert ended(client, answer.json()["id"])["status"] == "completed"
+        wait_idle(client)
+
         options = {"steps": "40", "cut_step": "none"}
         jobs = [client.post("/v1/videos", **form(png(photo), seed=str(i), **options)).json()["id"] for i in range(2)]
         while client.get(f"/v1/videos/{jobs[0]}").json()["status"] == "queued":
@@ -118,18 +127,6 @@ def test_a_stopped_service_ends_its_video_and_the_next_one_goes_on(
         assert [ended(client, job)["status"] for job in jobs] == ["completed"] * 2
         content = client.get(f"/v1/videos/{jobs[1]}/content").content
         assert content == local(pipeline, png(photo), seed=1, num_inference_steps=40, cut_step="none")
-
-
-def test_a_crowd_is_turned_away_with_429(small_bundle: Path, tmp_path: Path, photo: Image.Image) -> None:
-    with serving(small_bundle, tmp_path, "--queue", "3") as service, service.client() as client:
-        with ThreadPoolExecutor(12) as crowd:
-            work = [crowd.submit(client.post, "/v1/videos", **form(png(photo), steps="20")) for _ in range(12)]
-            answers = [future.result() for future in work]
-        codes = sorted(answer.status_code for answer in answers)
-        assert codes == [200] * 3 + [429] * 9
-        for answer in answers:
-            if answer.status_code == 200:
-                assert ended(client, answer.json()["id"])["status"] == "completed"
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,11 @@ def test_a_photograph_with_too_many_pixels_is_refused(server: Server, photo: Ima
 def test_an_error_has_a_code(server: Server, photo: Image.Image) -> None:
     """Over gRPC the server tells none in a stream, and 24.10 ends with a fault if it is asked to."""
     image = base64.b64encode(png(photo)).decode()
-    for values, says in (({"seed": -1}, "seed is -1"), ({"fit": "zoom"}, "unknown fit"), ({"image": "?"}, "not base64")):
+    for values, says in (
+        ({"seed": -1}, "seed is -1"),
+        ({"fit": "zoom"}, "unknown fit"),
+        ({"image": "?"}, "not base64"),
+    ):
         body = {"image": image, **values}
         answer = httpx.post(f"http://{server.http}/v2/models/vcut/generate", json=body, timeout=60)
         assert answer.status_code == 400
