@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,7 +43,7 @@ def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
     Raises:
         VcutError: no cluster answers there.
     """
-    ray = load_ray()
+    ray, on_terminate = load_ray(), signal.getsignal(signal.SIGTERM)
     level = logging.INFO if verbose else logging.ERROR
     try:
         ray.init(
@@ -54,6 +55,7 @@ def connected(address: str | None, *, verbose: bool = False) -> Iterator[Any]:
     except Exception as error:  # Ray's own kinds, and those of gRPC
         where = f"no Ray cluster at {address}" if address else "Ray does not start"
         raise VcutError(f"{where} ({first_line(error)}): check the address, or 'ray status' there") from None
+    signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there, which ends without cleaning up
     try:
         yield ray
     finally:

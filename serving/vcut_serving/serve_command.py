@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ from vcut_runtime.backends.registry import check_name
 from vcut_runtime.command_options import MOST_THREADS, takes_options
 from vcut_runtime.host import usable_cpus
 from vcut_runtime.terminal import QUIET, say
-from vcut_serving.devices import gpus_of_worker
+from vcut_serving.devices import gpus_here, gpus_of_worker
 from vcut_serving.given_photo import MOST_MEGAPIXELS
 from vcut_serving.settings import KEY, Settings
 
@@ -80,15 +81,20 @@ def serve_command(
         check_port(host, port)
     manifest = open_bundle(bundle).manifest  # every file is compared with its sha256, once
     settings = Settings(url, queue, most_megabytes << 20, most_megapixels * 1_000_000, expiry * 3600, api_key or None)
-    with connected(ray) as library:
-        resources = library.cluster_resources()
+    with ExitStack() as stack:
+        if ray is None:
+            resources: dict[str, float] = {"GPU": gpus_here(), "CPU": usable_cpus()}
+        else:
+            resources = stack.enter_context(connected(ray)).cluster_resources()
         gpus = gpus_of_worker(manifest, backend, resources.get("GPU", 0))
         unit = "GPU" if gpus else "CPU"
         there = int(resources.get(unit, 0))
         least = workers or (max(1, there) if gpus else 1)
         most = max(most_workers or least, least)
         if most > there:
-            raise UsageError(f"{most} workers need a {unit} each, and this machine has {there}: give fewer")
+            raise UsageError(f"{most} workers need a {unit} each, and there are {there}: give fewer")
+        if ray is None:
+            stack.enter_context(connected(None))
         if not gpus and backend_options.threads is None:
             backend_options = replace(backend_options, threads=max(1, usable_cpus() // most))
         deployment = Deployment(str(bundle.resolve()), backend, backend_options, least, most, gpus)

@@ -22,7 +22,6 @@ def test_the_kept_full_size_steps_reach_their_bars() -> None:
             assert 0.5 < step["estimate"] / step["step_seconds"] < 2
 
 
-@pytest.mark.xfail(strict=True, reason="21.5 GB: the step runs, but needs more memory than it should")
 def test_the_kept_step_of_a_whole_video_takes_little_memory() -> None:
     steps = json.loads(newest("full-size-cpu").read_text())["measured"]
     (peak,) = [step["peak_bytes"] for step in steps if (step["what"], step["frames"]) == ("vcut, conditional", 25)]

@@ -49,15 +49,9 @@ def drill(
             asked[created.json()["id"]] = number
         targets = ["workers"] * kills + ["api"] * front_kills
         dice.shuffle(targets)
-        killed = 0
         for target in targets:
             time.sleep(dice.uniform(0.1, 1.5))
-            if processes := service.replicas(target):
-                os.kill(dice.choice(processes), signal.SIGKILL)
-                killed += 1
-        print(f"{killed} killed", file=sys.stderr)
-        if killed < len(targets):
-            faults.append(f"only {killed} of {len(targets)} processes were there to be killed")
+            os.kill(dice.choice(wait_for_replicas(service, target)), signal.SIGKILL)
         for job, number in asked.items():
             state = ended(client, job, 300)
             if state["status"] != "completed":
@@ -76,6 +70,15 @@ def drill(
         if files != FILES:
             faults.append(f"{job} holds {sorted(files ^ FILES)}")
     return faults
+
+
+def wait_for_replicas(service: Service, name: str) -> list[int]:
+    """Return the processes of a deployment once there are any: those that were killed start again."""
+    for _ in range(600):
+        if processes := service.replicas(name):
+            return processes
+        time.sleep(0.1)
+    raise AssertionError(f"no process of {name} starts")
 
 
 def wait_idle(client: httpx.Client) -> None:

@@ -21,7 +21,7 @@ from vcut_runtime.host import total_memory, usable_cpus
 from vcut_runtime.unet_cost import step_macs, unet_parameters
 
 _CONDITIONAL = "quality_improvement"
-_TENSORS = 58  # a step's peak beside the weights, in tensors of the size of the first level's features
+_TENSORS = 16  # a step's peak beside the weights, in tensors of the size of the first level's features
 _PROCESS = 600_000_000  # bytes of everything else
 _EFFICIENCY = 0.8  # of a step, against a large product of matrices
 _LARGE = 2 << 30  # bytes of a step from which on memory counts more than the time to allocate it
