@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from vcut_bench.full_size import measure_ours, numbers
 from vcut_bench.results_page import newest
 from vcut_runtime.bundle.graph import GRAPHS
