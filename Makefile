@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 CPP := runtime/cpp
-MAKEFLAGS += --jobs=2 --output-sync=target  # lint and the C++ library do not wait for each other
+MAKEFLAGS += --jobs=2  # lint and the C++ library do not wait for each other
 
 .PHONY: demo test cpp cpp-library cpp-sanitized serving-tools lower-bounds lint bench tables clean
 

@@ -75,8 +75,9 @@ def serving(bundle: Path, folder: Path, *words: str, workers: int = 1) -> Iterat
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "vcut_runtime", "serve", str(bundle), "--port", str(port), "--threads", "1"]
     command += ["--backend", "onnxruntime-cpu", "--workers", str(workers), "--results", str(folder / "jobs"), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, preexec_fn=_take_all_cores)
     service = Service(f"http://127.0.0.1:{port}", process, folder / "jobs")
     try:
         end = time.monotonic() + _PATIENCE
@@ -123,6 +124,12 @@ def ended(client: httpx.Client, job: str, seconds: float = 120) -> dict[str, Any
             pass
         time.sleep(0.1)
     raise VcutError(f"{job} does not end")
+
+
+def _take_all_cores() -> None:
+    """Let a new process use all cores, also where its parent is kept to one."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def free_port() -> int:

@@ -27,7 +27,7 @@ class TooManyPixels(UsageError):
     """An image is larger than what may be decoded."""
 
 
-def open_file(source: Path | BinaryIO, most_pixels: int = MOST_PIXELS) -> tuple[Image.Image, list[str]]:
+def open_file(source: Path | BinaryIO, most_pixels: int | None = None) -> tuple[Image.Image, list[str]]:
     """Open an image file, or read the image from an open file; see :func:`read_image`.
 
     Raises:
@@ -44,13 +44,13 @@ def open_file(source: Path | BinaryIO, most_pixels: int = MOST_PIXELS) -> tuple[
         return read_image(file, str(source), most_pixels)
 
 
-def read_image(file: BinaryIO, name: str, most_pixels: int = MOST_PIXELS) -> tuple[Image.Image, list[str]]:
+def read_image(file: BinaryIO, name: str, most_pixels: int | None = None) -> tuple[Image.Image, list[str]]:
     """Decode the first picture of a file and turn it upright by its EXIF orientation; also return notes about it.
 
     Args:
         file: seekable; it is read from its first byte.
         name: of the file, for errors.
-        most_pixels: that are decoded.
+        most_pixels: that are decoded; None for ``MOST_PIXELS``.
 
     Raises:
         TooManyPixels: it has more than ``most_pixels``; nothing was decoded.
@@ -89,14 +89,14 @@ def check_file(path: Path) -> None:
 
 
 @contextmanager
-def patient_pillow(name: str, most_pixels: int = MOST_PIXELS) -> Iterator[None]:
+def patient_pillow(name: str, most_pixels: int | None = None) -> Iterator[None]:
     """Let Pillow decode up to ``most_pixels`` without a warning. A limit that the program itself set stays.
 
     Raises:
         TooManyPixels: the image ``name`` has more.
     """
     with _one_at_a_time, warnings.catch_warnings():
-        own = Image.MAX_IMAGE_PIXELS == _PILLOWS_LIMIT
+        own, most_pixels = Image.MAX_IMAGE_PIXELS == _PILLOWS_LIMIT, most_pixels or MOST_PIXELS
         warnings.simplefilter("ignore")  # they are about metadata; damaged pixels are errors
         if own:
             Image.MAX_IMAGE_PIXELS = most_pixels

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, ImageFilter, ImageOps
 
 from vcut_runtime.errors import UsageError
 from vcut_runtime.image_colours import to_srgb
-from vcut_runtime.image_files import MOST_PIXELS, open_file, patient_pillow, reason
+from vcut_runtime.image_files import open_file, patient_pillow, reason
 from vcut_runtime.image_sources import ImageSource, open_source
 
 Fit = Literal["stretch", "crop", "pad", "blur"]
@@ -42,12 +42,12 @@ def load_image(image: ImageLike, height: int, width: int, fit: Fit = "stretch") 
     return fit_image(open_image(image), height, width, fit)
 
 
-def open_image(image: ImageLike, most_pixels: int = MOST_PIXELS) -> Photo:
+def open_image(image: ImageLike, most_pixels: int | None = None) -> Photo:
     """Open a file, or take an image as it is: upright, in sRGB, on white where it is transparent.
 
     Args:
         image: see :func:`~vcut_runtime.image_sources.open_source`; arrays are uint8, or float in [0, 1].
-        most_pixels: of a file, which are decoded.
+        most_pixels: of a file; None for 256 million.
 
     Raises:
         TooManyPixels: the file has more; nothing was decoded.

@@ -146,7 +146,9 @@ def _save_mp4(video: Video, path: Path, quality: int) -> None:
     # The index comes first, so that a browser plays while it loads. Quality 90 is a rate factor of 17, 100 is 4.
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         options = {"crf": str(round(4 + 41 * (1 - quality / 100) ** 0.5)), "preset": "medium"}
-        options["x264-params"] = "chromaloc=1"  # a chroma sample is the mean of four pixels
+        # A chroma sample is the mean of four pixels. x264's file depends on its number of threads, which would be that
+        # of the machine's cores.
+        options["x264-params"] = "chromaloc=1:threads=4"
         rate = Fraction(video.fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height = width + width % 2, height + height % 2

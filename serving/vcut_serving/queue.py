@@ -94,7 +94,8 @@ class JobQueue:
         task.add_done_callback(self._removing.discard)
 
     async def sweep(self, expiry: float) -> None:
-        """Delete jobs that ended more than ``expiry`` seconds ago."""
+        """Delete jobs that ended more than ``expiry`` seconds ago, and what was never finished."""
+        await asyncio.to_thread(self.store.sweep)
         for job in await asyncio.to_thread(lambda: list(self.store.jobs())):
             try:
                 state = await asyncio.to_thread(self.store.state, job)

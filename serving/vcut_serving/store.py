@@ -6,6 +6,8 @@
     ROOT/video_<id>/cancel          somebody wants it to stop
     ROOT/video_<id>/video.mp4       whole, or not there
 
+    ROOT/.partial                   files that are being written
+
 Every file appears whole. A job that is run twice gives the same video, because its seed is in the request.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -25,6 +28,8 @@ from vcut_runtime.errors import first_line
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 ENDED: tuple[Status, ...] = ("completed", "failed", "cancelled")
 _ID = re.compile(r"video_[0-9a-f]{32}")
+_PARTIAL = ".partial"  # folder of files that are being written
+_BEGUN = 3600  # seconds after which nobody goes on writing
 _REQUEST, _IMAGE, _STATE, _CANCEL, _VIDEO = "request.json", "image", "state.json", "cancel", "video.mp4"
 
 
@@ -85,8 +90,9 @@ class JobStore:
         import fsspec
 
         try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
-            self._files.makedirs(self._root, exist_ok=True)
+            # Other processes write too, so nothing is remembered of what lies there.
+            self._files, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+            self._files.makedirs(f"{self._root}/{_PARTIAL}", exist_ok=True)
         except Exception as error:  # each file system has its own kinds
             raise UsageError(f"cannot keep videos at {url} ({first_line(error)}): give another --results") from None
         self._is_local = "file" in self._files.protocol
@@ -145,13 +151,31 @@ class JobStore:
             if self._files.exists(path):
                 self._files.rm(path, recursive=name is None)
 
+    def sweep(self) -> None:
+        """Remove what killed processes had begun an hour ago: folders without a request, and parts of files."""
+        for path in (*self._list(self._root), *self._list(f"{self._root}/{_PARTIAL}")):
+            name = path.rstrip("/").rsplit("/", 1)[-1]
+            is_begun = path.startswith(f"{self._root}/{_PARTIAL}/") or (
+                _ID.fullmatch(name) is not None and not self._has(name, _REQUEST)
+            )
+            if is_begun and self._is_old(path):
+                self._files.rm(path, recursive=True)
+
     def jobs(self) -> Iterator[str]:
         """Yield all jobs, in no order."""
-        self._files.invalidate_cache()
-        for path in self._files.ls(self._root, detail=False):
+        for path in self._list(self._root):
             name = path.rstrip("/").rsplit("/", 1)[-1]
             if _ID.fullmatch(name) and self._has(name, _REQUEST):
                 yield name
+
+    def _list(self, folder: str) -> list[str]:
+        return self._files.ls(folder, detail=False) if self._files.exists(folder) else []
+
+    def _is_old(self, path: str) -> bool:
+        info = self._files.info(path)
+        changed = info.get("mtime") or info.get("LastModified") or info.get("created")
+        seconds = changed.timestamp() if hasattr(changed, "timestamp") else changed
+        return isinstance(seconds, int | float) and time.time() - seconds > _BEGUN
 
     def _path(self, job: str, name: str | None = None) -> str:
         if not _ID.fullmatch(job):  # so no name leaves the folder
@@ -172,7 +196,7 @@ class JobStore:
         if not self._is_local:  # an object appears whole
             self._files.pipe_file(path, content)
             return
-        partial = f"{path}.{secrets.token_hex(4)}"
+        partial = f"{self._root}/{_PARTIAL}/{secrets.token_hex(8)}"
         try:
             with open(partial, "wb") as file:  # noqa: PTH123  # a path of fsspec
                 file.write(content)

@@ -16,7 +16,7 @@ from vcut_serving.fields import run_options
 from vcut_serving.store import ENDED, JobStore, NoSuchJob, State
 
 _LOOK_EVERY = 0.2  # seconds between two looks whether a job was cancelled
-_TELL_EVERY = 0.2  # seconds between two states that are written
+_TELL_EVERY = 0.5  # seconds between two states that are written
 
 
 class Worker:

@@ -136,6 +136,20 @@ def test_an_impossible_quality_is_refused(tmp_path: Path, quality: int) -> None:
     assert snapshot(tmp_path) == {}
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept to a core here")
+def test_an_mp4_does_not_depend_on_the_number_of_cores(tmp_path: Path) -> None:
+    """Left alone, x264 takes threads for all cores, and other threads make another file."""
+    frames = np.stack([np.roll(data.chelsea()[:288, :448], 3 * i, axis=1) for i in range(6)])
+    before, files = os.sched_getaffinity(0), set()
+    try:
+        for cores in ({0}, range(os.cpu_count() or 1)):
+            os.sched_setaffinity(0, cores)
+            files.add(Video(frames, 7).save(tmp_path / "out.mp4").read_bytes())
+    finally:
+        os.sched_setaffinity(0, before)
+    assert len(files) == 1
+
+
 def test_an_mp4_begins_with_its_index(tmp_path: Path) -> None:
     content = fade(5).save(tmp_path / "out.mp4").read_bytes()
     assert 0 < content.index(b"moov") < content.index(b"mdat")

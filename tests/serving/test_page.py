@@ -96,6 +96,7 @@ def test_a_video_can_be_stopped(address: str, browser: webdriver.Chrome, photo: 
     browser.execute_script(
         """document.getElementById("form").insertAdjacentHTML(
             "beforeend", '<input name="steps" value="1000"><input name="cut_step" value="none">');
+        document.getElementById("schedule").disabled = true;
         document.getElementById("key-label").hidden = false;"""
     )
     browser.find_element(By.ID, "key").send_keys("geheim")

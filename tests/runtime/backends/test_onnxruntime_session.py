@@ -29,6 +29,6 @@ def test_large_steps_trade_time_for_memory_and_compute_the_same(
         return [options.enable_cpu_mem_arena, options.enable_mem_pattern, options.enable_mem_reuse]
 
     assert settings(small) == [True, True, True]
-    assert settings(large) == [False, False, False]
+    assert settings(large) == [True, False, False]
     for ours, theirs in zip(small.run(None, inputs), large.run(None, inputs), strict=True):
         assert np.array_equal(ours, theirs)
