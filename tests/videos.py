@@ -14,7 +14,7 @@ import numpy as np
 
 def frames_of(content: bytes) -> np.ndarray:
     """Return the frames [frames, height, width, 3] of an MP4 file."""
-    with av.open(BytesIO(content)) as container:
+    with av.open(BytesIO(content), "r") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
