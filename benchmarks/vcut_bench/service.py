@@ -126,6 +126,18 @@ def ended(client: httpx.Client, job: str, seconds: float = 120) -> dict[str, Any
     raise VcutError(f"{job} does not end")
 
 
+def open_jobs(client: httpx.Client) -> int:
+    """Return how many jobs wait or run.
+
+    Raises:
+        VcutError: the service does not tell.
+    """
+    for line in client.get("/metrics").text.splitlines():
+        if line.startswith("vcut_jobs_open "):
+            return int(float(line.split()[1]))
+    raise VcutError("/metrics has no vcut_jobs_open")
+
+
 def _take_all_cores() -> None:
     """Let a new process use all cores, also where its parent is kept to one."""
     if hasattr(os, "sched_setaffinity"):

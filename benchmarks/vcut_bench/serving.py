@@ -27,7 +27,7 @@ import typer
 from vcut_bench.numbers import Numbers
 from vcut_bench.provenance import about, provenance
 from vcut_bench.results import deliver
-from vcut_bench.service import Service, ended, form, serving
+from vcut_bench.service import Service, ended, form, open_jobs, serving
 from vcut_bench.turns import ratios, statistics_of
 from vcut_runtime import Pipeline
 from vcut_runtime.errors import VcutError
@@ -58,7 +58,7 @@ def overhead(service: Service, pipeline: Pipeline, image: bytes) -> dict[str, An
 def scaling(one: Service, several: Service, image: bytes) -> dict[str, Any]:
     """Return the seconds of the same jobs on one worker and on several, in turns."""
     seconds: dict[str, list[float]] = {"one": [], "several": []}
-    for turn in range(4):
+    for turn in range(3):
         names = {"one": one, "several": several}
         for name in list(names)[:: -1 if turn % 2 else 1]:
             taken = _batch(names[name], image)
@@ -109,7 +109,7 @@ def crowd(service: Service, image: bytes, seconds: float) -> dict[str, Any]:
         while time.monotonic() < end:
             time.sleep(1)
             memory.append(_memory(service))
-            longest = max(longest, _open_jobs(client))
+            longest = max(longest, open_jobs(client))
         for future in clients:
             future.result()
     tenth = max(1, len(memory) // 10)
@@ -134,13 +134,6 @@ def _memory(service: Service) -> int:
             except psutil.Error:  # it has just ended
                 continue
     return total
-
-
-def _open_jobs(client: httpx.Client) -> int:
-    for line in client.get("/metrics").text.splitlines():
-        if line.startswith("vcut_jobs_open "):
-            return int(float(line.split()[1]))
-    raise VcutError("/metrics has no vcut_jobs_open")
 
 
 def measure(bundle: Path, photo: Path, seconds: float) -> dict[str, Any]:

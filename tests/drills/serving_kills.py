@@ -20,8 +20,8 @@ from pathlib import Path
 
 import httpx
 
-from vcut_bench.service import Service, ended, form, serving
-from vcut_runtime import Pipeline
+from vcut_bench.service import Service, ended, form, open_jobs, serving
+from vcut_runtime import Pipeline, VcutError
 from videos import is_same_video
 
 FILES = {"image", "request.json", "state.json", "video.mp4"}
@@ -53,6 +53,7 @@ def drill(
         for target in targets:
             time.sleep(dice.uniform(0.1, 1.5))
             os.kill(dice.choice(wait_for_replicas(service, target)), signal.SIGKILL)
+        print(f"{len(targets)} kills, {count_open(client)} of {jobs} jobs left after the last one", file=sys.stderr)
         for job, number in asked.items():
             state = ended(client, job, 300)
             if state["status"] != "completed":
@@ -82,10 +83,20 @@ def wait_for_replicas(service: Service, name: str) -> list[int]:
     raise AssertionError(f"no process of {name} starts")
 
 
+def count_open(client: httpx.Client) -> int:
+    """Return how many jobs wait or run, once the front answers."""
+    for _ in range(600):
+        try:
+            return open_jobs(client)
+        except (httpx.TransportError, VcutError):
+            time.sleep(0.1)
+    raise AssertionError("the front does not answer")
+
+
 def wait_idle(client: httpx.Client) -> None:
     """Wait until no job is open."""
     for _ in range(600):
-        if "vcut_jobs_open 0.0" in client.get("/metrics").text:
+        if count_open(client) == 0:
             return
         time.sleep(0.1)
     raise AssertionError("jobs are still open")
