@@ -113,7 +113,11 @@ def form(image: bytes, **fields: Any) -> dict[str, Any]:
 
 
 def ended(client: httpx.Client, job: str, seconds: float = 120) -> dict[str, Any]:
-    """Wait until a job has ended, and return it."""
+    """Wait until a job has ended, and return it.
+
+    Raises:
+        VcutError: it has not ended after ``seconds``.
+    """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

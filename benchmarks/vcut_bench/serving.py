@@ -19,7 +19,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import numpy as np
 import psutil
 import typer
@@ -77,8 +76,9 @@ def _batch(service: Service, image: bytes) -> float:
         start = time.perf_counter()
         jobs = [client.post("/v1/videos", **form(image, seed=str(i))).json()["id"] for i in range(JOBS)]
         for job in jobs:
-            if ended(client, job)["status"] != "completed":
-                raise VcutError(f"{job} failed")
+            with client.stream("GET", f"/v1/videos/{job}/events") as events:
+                if "event: completed" not in "".join(events.iter_text()):
+                    raise VcutError(f"{job} failed")
         return time.perf_counter() - start
 
 
