@@ -3,7 +3,8 @@
     python -m vcut_bench.serving BUNDLE PHOTO [--seconds 120] [--json results/...]
 
 All run on ONNX Runtime's CPU with one thread for each worker. A local run and a request, and one worker and two, take
-turns. Of the crowd, four clients for each worker ask again and again, half of them more than the queue has places for.
+turns; only one service runs at a time. Of the crowd, four clients for each worker ask again and again, twice as many as
+the queue has places for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,28 +54,28 @@ def overhead(service: Service, pipeline: Pipeline, image: bytes) -> dict[str, An
     return {"local": statistics_of(local), "served": statistics_of(served), "ratio": ratios(served, local)}
 
 
-def scaling(one: Service, several: Service, image: bytes) -> dict[str, Any]:
-    """Return the seconds of the same jobs on one worker and on several, in turns."""
-    seconds: dict[str, list[float]] = {"one": [], "several": []}
-    for turn in range(3):
-        names = {"one": one, "several": several}
-        for name in list(names)[:: -1 if turn % 2 else 1]:
-            taken = _batch(names[name], image)
-            if turn:
-                seconds[name].append(taken)
+def scaling(bundle: Path, folder: Path, image: bytes) -> dict[str, Any]:
+    """Return the seconds of the same jobs on one worker and on several, each a service of its own, in turns."""
+    seconds: dict[int, list[float]] = {1: [], WORKERS: []}
+    for turn in range(2):
+        for workers in list(seconds)[:: -1 if turn % 2 else 1]:
+            with serving(bundle, folder / f"{workers}-{turn}", workers=workers) as service:
+                _batch(service, image, 2 * workers)  # warms up
+                seconds[workers].append(_batch(service, image, JOBS))
+    one, several = seconds[1], seconds[WORKERS]
     return {
         "jobs": JOBS,
-        "one": statistics_of(seconds["one"]),
-        "several": statistics_of(seconds["several"]),
-        "ratio": ratios(seconds["one"], seconds["several"]),
+        "one": statistics_of(one),
+        "several": statistics_of(several),
+        "ratio": ratios(one, several),
     }
 
 
-def _batch(service: Service, image: bytes) -> float:
+def _batch(service: Service, image: bytes, jobs: int) -> float:
     with service.client() as client:
         start = time.perf_counter()
-        jobs = [client.post("/v1/videos", **form(image, seed=str(i))).json()["id"] for i in range(JOBS)]
-        for job in jobs:
+        asked = [client.post("/v1/videos", **form(image, seed=str(i))).json()["id"] for i in range(jobs)]
+        for job in asked:
             with client.stream("GET", f"/v1/videos/{job}/events") as events:
                 if "event: completed" not in "".join(events.iter_text()):
                     raise VcutError(f"{job} failed")
@@ -140,16 +140,13 @@ def measure(bundle: Path, photo: Path, seconds: float) -> dict[str, Any]:
     """Measure everything with services of one worker and of two."""
     image = photo.read_bytes()
     pipeline = Pipeline.load(bundle, "onnxruntime-cpu", threads=1)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        one = stack.enter_context(serving(bundle, Path(folder) / "one"))
-        added = overhead(one, pipeline, image)
+    with tempfile.TemporaryDirectory() as folder:
+        with serving(bundle, Path(folder) / "one") as one:
+            added = overhead(one, pipeline, image)
         pipeline.close()
-        several = stack.enter_context(serving(bundle, Path(folder) / "several", workers=WORKERS))
-        scaled = scaling(one, several, image)
-        one.stop()
-        several.stop()
-        busy = stack.enter_context(serving(bundle, Path(folder) / "busy", "--queue", str(QUEUE), workers=WORKERS))
-        turned_away = crowd(busy, image, seconds)
+        scaled = scaling(bundle, Path(folder), image)
+        with serving(bundle, Path(folder) / "busy", "--queue", str(QUEUE), workers=WORKERS) as busy:
+            turned_away = crowd(busy, image, seconds)
     return {
         "benchmark": "serving",
         **provenance("vcut_bench.serving"),

@@ -49,9 +49,21 @@ class Pool:
     def __init__(self, cuda: Cuda) -> None:
         self.cuda = cuda
         self.unused: defaultdict[int, list[Memory]] = defaultdict(list)
+        # All memory, so that none is ever garbage together with its block. Python would then end both, and a block
+        # that ends would put freed memory back. An error's traceback makes such garbage.
+        self._memories: list[Memory] = []
 
     def take(self, size: int, what: str) -> Block:
         """Return at least ``size`` bytes; ``what`` names them in an error."""
         size = max(_ALIGNMENT, 1 << (size - 1).bit_length())
         unused = self.unused[size]
-        return Block(self, unused.pop() if unused else self.cuda.allocate(size, what))
+        if not unused:
+            memory = self.cuda.allocate(size, what)
+            self._memories.append(memory)
+            return Block(self, memory)
+        return Block(self, unused.pop())
+
+    def clear(self) -> None:
+        """Give back what is unused."""
+        self.unused.clear()
+        self._memories.clear()

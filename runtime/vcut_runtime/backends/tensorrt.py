@@ -215,7 +215,7 @@ class TensorRtBackend:
         finally:
             self._loaded.clear()
             self._activation = self._features = None
-            self._pool.unused.clear()
+            self._pool.clear()
 
     def _decide_low_memory(self, asked: bool | None) -> bool:
         """Compare the memory that the engines need, as the manifest says, with the free memory."""
