@@ -219,26 +219,24 @@ class Service:
         sizes = choose_sizes(self.manifest, run, photo.image.size)
         return fit_notes(photo, sizes.height, sizes.width, run.fit)
 
-    async def _request(self, job: str) -> VideoRequest:
+    async def _read(self, read: Callable[[str], Any], job: str) -> Any:
+        """Read something of a job in the store."""
         try:
-            return await asyncio.to_thread(self.store.request, job)
+            return await asyncio.to_thread(read, job)
         except NoSuchJob:
             raise Refusal(404, "there is no such video: it was deleted or has expired") from None
 
+    async def _request(self, job: str) -> VideoRequest:
+        return await self._read(self.store.request, job)
+
     async def _state(self, job: str) -> State:
-        try:
-            return await asyncio.to_thread(self.store.state, job)
-        except NoSuchJob:
-            raise Refusal(404, "there is no such video: it was deleted or has expired") from None
+        return await self._read(self.store.state, job)
 
     async def _job(self, job: str) -> dict[str, Any]:
         return self._shown(await self._request(job), await self._state(job))
 
     async def _video(self, job: str, seed: int) -> Response:
-        try:
-            video = await asyncio.to_thread(self.store.video, job)
-        except NoSuchJob:
-            raise Refusal(404, "there is no such video: it was deleted or has expired") from None
+        video = await self._read(self.store.video, job)
         headers = {"X-Video-Id": job, "X-Seed": str(seed)}
         return Response(video, media_type="video/mp4", headers=headers)
 

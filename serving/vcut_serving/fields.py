@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from vcut_runtime import RunOptions, UsageError
 from vcut_runtime.command_options import merge
 from vcut_runtime.option_types import words_of
 
+_KINDS = get_type_hints(RunOptions)
+_PARSE = {f.name: f.metadata["parse"] for f in fields(RunOptions)}
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 _RENAMED = {"guidance_scale": "max_guidance_scale", "steps": "num_inference_steps", "frames": "num_frames"}
 # Fields that change nothing here. Clients of other servers send them.
@@ -57,20 +59,15 @@ def run_options(values: Mapping[str, Any]) -> RunOptions:
     Raises:
         UsageError: a name is unknown or a value is impossible.
     """
-    kinds = {f.name: f for f in fields(RunOptions)}
-    read: dict[str, Any] = {}
-    for name, value in values.items():
-        if name in kinds and isinstance(value, str):
-            parse = kinds[name].metadata["parse"]
-            value = parse(value) if parse else _number(value) if not words_of(_hint(name)) else value
-        read[name] = value
+    read = {name: _value(name, value) if isinstance(value, str) else value for name, value in values.items()}
     return merge(RunOptions, None, read)
 
 
-def _hint(name: str) -> Any:
-    from typing import get_type_hints
-
-    return get_type_hints(RunOptions)[name]
+def _value(name: str, text: str) -> Any:
+    """Return the value of a text; that of an unknown option stays a text."""
+    if name not in _KINDS or words_of(_KINDS[name]):
+        return text
+    return parse(text) if (parse := _PARSE[name]) else _number(text)
 
 
 def _number(text: str) -> int | float | str:
