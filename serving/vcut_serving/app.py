@@ -198,8 +198,7 @@ class Service:
             photo = await asyncio.to_thread(open_image, upload.image, self.settings.most_pixels)
             notes += self._check_plan(options, photo)
             accepted = VideoRequest(new_id(), time.time(), seed or 0, options, _QUALITY, notes)
-            await asyncio.to_thread(self.store.create, accepted, upload.image)
-            self.queue.start(accepted.id)
+            await self._start(accepted, upload.image)
         except TooManyPixels as error:
             raise Refusal(413, str(error)) from None
         except UsageError as error:
@@ -211,6 +210,20 @@ class Service:
         finally:
             self.queue.give_back()
         return accepted
+
+    async def _start(self, accepted: VideoRequest, image: bytes) -> None:
+        """Keep a job and start it. If the client goes away meanwhile, nobody knows the job, so it is removed."""
+
+        async def keep_and_start() -> None:
+            await asyncio.to_thread(self.store.create, accepted, image)
+            self.queue.start(accepted.id)
+
+        starting = asyncio.create_task(keep_and_start())
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(lambda _: self.queue.remove_soon(accepted.id))
+            raise
 
     def _check_plan(self, options: dict[str, Any], photo: Photo) -> tuple[str, ...]:
         """Check that the bundle can play the options, and return notes about the photograph."""

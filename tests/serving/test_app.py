@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from PIL import Image
 
 from photographs import png
@@ -225,6 +226,35 @@ def test_a_deleted_video_frees_its_worker(small_bundle: Path, tmp_path: Path, ph
             assert (await ended(client, short))["status"] == "completed"
             assert time.monotonic() - start < 20  # a thousand steps take minutes
             assert 'vcut_jobs_total{outcome="deleted"} 1.0' in (await client.get("/metrics")).text
+
+    run(work)
+
+
+def test_a_client_that_goes_away_while_its_job_is_kept_leaves_none(
+    small_bundle: Path, tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, kept = JobStore.create, list[str]()
+
+    def create_slowly(self: JobStore, request: Request, image: bytes) -> None:
+        time.sleep(0.5)
+        create(self, request, image)
+        kept.append(request.id)
+
+    monkeypatch.setattr(JobStore, "create", create_slowly)
+
+    async def work() -> None:
+        async with serving(small_bundle, tmp_path / "r") as client:
+            for path in ("/v1/videos", "/v1/videos/sync"):
+                asking = asyncio.create_task(client.post(path, **form(photo, steps="1000", cut_step="none")))
+                await asyncio.sleep(0.3)
+                asking.cancel()
+                await asyncio.sleep(2)
+            assert len(kept) == 2
+            for _ in range(100):
+                if not list((tmp_path / "r").glob("video_*")):
+                    return
+                await asyncio.sleep(0.1)
+            raise AssertionError("the jobs are still there")
 
     run(work)
 
