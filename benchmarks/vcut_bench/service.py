@@ -18,9 +18,9 @@ import httpx
 import psutil
 
 from vcut_runtime.errors import VcutError
+from vcut_serving.store import ENDED
 
 _PATIENCE = 120.0  # seconds that it may take to start
-ENDED = ("completed", "failed", "cancelled")
 
 
 @dataclass(frozen=True)

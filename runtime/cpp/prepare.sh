@@ -18,16 +18,8 @@ for tool in cmake c++; do
 done
 command -v apt-get >/dev/null || say "this is not Debian: install $packages and configure with -DONNXRUNTIME_ROOT=SDK"
 
-missing=""
-for package in $packages; do
-    dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"
-done
-if [ -n "$missing" ]; then
-    [ "$(id -u)" = 0 ] || say "packages are missing: sudo apt-get install$missing"
-    apt-get update --quiet=2
-    # shellcheck disable=SC2086 # a list of words
-    DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $missing >/dev/null
-fi
+# shellcheck disable=SC2086 # a list of words
+"$(dirname "$0")/packages.sh" "C++ runtime" $packages
 
 [ -e "$folder/usr/include/onnxruntime/onnxruntime_c_api.h" ] && exit 0
 . /etc/os-release

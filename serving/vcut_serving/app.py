@@ -33,7 +33,6 @@ from vcut_serving.upload import TooLarge, read_upload
 
 _LOOK_EVERY = 0.2  # seconds between two looks at a job's state, or whether a client is still there
 _SWEEP_EVERY = 60
-_QUALITY = 90
 
 
 class Refusal(Exception):
@@ -197,7 +196,7 @@ class Service:
             seed = secrets.randbelow(2**31) if seed is None else run_options({"seed": seed}).seed
             photo = await asyncio.to_thread(open_image, upload.image, self.settings.most_pixels)
             notes += self._check_plan(options, photo)
-            accepted = VideoRequest(new_id(), time.time(), seed or 0, options, _QUALITY, notes)
+            accepted = VideoRequest(new_id(), time.time(), seed or 0, options, notes=notes)
             await self._start(accepted, upload.image)
         except TooManyPixels as error:
             raise Refusal(413, str(error)) from None

@@ -13,7 +13,7 @@ from vcut_runtime import VcutError
 from vcut_runtime.errors import first_line
 
 _ADVICE = "pip install -e '.[ray]'"
-# For the processes of a Ray of our own; what the user has set stays.
+# Set for a Ray that vcut starts. A variable that the user has set keeps its value.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no statistics are sent
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine may need more than the default of 5 to start one

@@ -3,7 +3,7 @@
     ROOT/video_<id>/request.json    what was asked for; written last, so a job exists once it is there
     ROOT/video_<id>/image           the photograph, as it was sent
     ROOT/video_<id>/state.json      how far it is; written by the worker that runs it
-    ROOT/video_<id>/cancel          somebody wants it to stop
+    ROOT/video_<id>/cancel          a request to stop it; the worker looks for this file
     ROOT/video_<id>/video.mp4       whole, or not there
 
     ROOT/.partial                   files that are being written
@@ -24,6 +24,7 @@ import msgspec
 
 from vcut_runtime import UsageError
 from vcut_runtime.errors import first_line
+from vcut_runtime.video import QUALITY
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 ENDED: tuple[Status, ...] = ("completed", "failed", "cancelled")
@@ -49,7 +50,7 @@ class Request(msgspec.Struct, frozen=True):
     created: float
     seed: int
     options: dict[str, Any] = {}
-    quality: int = 90
+    quality: int = QUALITY
     notes: tuple[str, ...] = ()
 
 

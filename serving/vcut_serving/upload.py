@@ -33,7 +33,7 @@ async def read_upload(request: Request, most_bytes: int) -> Upload:
 
     Raises:
         TooLarge: it has more than ``most_bytes``.
-        UsageError: it is neither a form nor JSON, or has no photograph.
+        UsageError: it has no photograph, or is another type than a form or JSON.
         ClientDisconnect: the client went away.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()

@@ -9,25 +9,9 @@ set -eu
 python=$1
 folder=$2
 version=$("$python" -c "import sys; print('%d.%d' % sys.version_info[:2])")
-packages="chromium chromium-driver libpython$version"
 
-say() {
-    echo "serving: $1" >&2
-    exit 1
-}
-
-missing=""
 if command -v apt-get >/dev/null; then
-    for package in $packages; do
-        dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || missing="$missing $package"
-    done
-fi
-if [ -n "$missing" ]; then
-    [ "$(id -u)" = 0 ] || say "packages are missing: sudo apt-get install$missing"
-    apt-get update --quiet=2
-    # shellcheck disable=SC2086 # a list of words
-    DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $missing >/dev/null ||
-        say "these packages cannot be installed:$missing"
+    "$(dirname "$0")/../../runtime/cpp/packages.sh" serving chromium chromium-driver "libpython$version"
 fi
 
 [ -e "$folder/.installed" ] && exit 0

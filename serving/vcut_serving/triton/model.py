@@ -128,7 +128,7 @@ class TritonPythonModel:
 
 
 class _Metrics:
-    """What the server does not count. Triton forgets a family that nobody refers to."""
+    """Counts outcomes and seconds, which the server does not. It keeps each family, because Triton drops it otherwise."""
 
     def __init__(self, triton: Any, model: str) -> None:
         kind = triton.MetricFamily.COUNTER

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vcut_runtime import BackendOptions, UsageError, VcutError, open_bundle
 from vcut_runtime.backends.registry import check_name
+from vcut_runtime.video import PARTIAL
 from vcut_serving.devices import runs_on_gpu
 from vcut_serving.triton.model import BUNDLE
 from vcut_serving.triton.signature import config_text
@@ -80,7 +81,7 @@ def write_repository(
     )
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=repository, prefix=".vcut-") as folder:
+        with tempfile.TemporaryDirectory(dir=repository, prefix=PARTIAL) as folder:
             made = Path(folder) / name
             version = made / _VERSION
             version.mkdir(parents=True)
