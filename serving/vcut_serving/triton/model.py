@@ -128,7 +128,7 @@ class TritonPythonModel:
 
 
 class _Metrics:
-    """Counts outcomes and seconds, which the server does not. It keeps each family, because Triton drops it otherwise."""
+    """Counts outcomes and seconds, which the server does not. It keeps each family: Triton would drop it."""
 
     def __init__(self, triton: Any, model: str) -> None:
         kind = triton.MetricFamily.COUNTER
