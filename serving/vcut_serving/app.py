@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,14 +13,14 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect
 
 from vcut_runtime import UsageError
 from vcut_runtime.bundle.manifest import Manifest
-from vcut_runtime.errors import printable
+from vcut_runtime.errors import first_line, printable
 from vcut_runtime.image_files import TooManyPixels
 from vcut_runtime.images import Photo, fit_notes, open_image
 from vcut_runtime.run_plan import choose_sizes, plan_run
@@ -31,6 +32,7 @@ from vcut_serving.store import ENDED, JobStore, NoSuchJob, State, new_id
 from vcut_serving.store import Request as VideoRequest
 from vcut_serving.upload import TooLarge, read_upload
 
+_LOG = logging.getLogger(__name__)
 _LOOK_EVERY = 0.2  # seconds between two looks at a job's state, or whether a client is still there
 _SWEEP_EVERY = 60
 
@@ -54,16 +56,18 @@ def build_app(manifest: Manifest, settings: Settings, run_job: RunJob) -> FastAP
     service = Service(manifest, settings, run_job)
     app = FastAPI(title="vcut", version="1", lifespan=service.lifespan, docs_url=None, redoc_url=None)
     app.exception_handler(Refusal)(service.refuse)
-    app.middleware("http")(service.check_key)
+    # A middleware of Starlette's would hide from the handlers that a client went away.
+    api = APIRouter(prefix="/v1", dependencies=[Depends(service.check_key)])
     videos: dict[str, Any] = {"tags": ["videos"]}
-    app.post("/v1/videos", openapi_extra=VIDEO_BODY, **videos)(service.create)
-    app.post("/v1/videos/sync", openapi_extra=VIDEO_BODY, response_class=Response, **videos)(service.create_and_wait)
-    app.get("/v1/videos", **videos)(service.list_jobs)
-    app.get("/v1/videos/{video_id}", **videos)(service.retrieve)
-    app.get("/v1/videos/{video_id}/content", response_class=Response, **videos)(service.content)
-    app.get("/v1/videos/{video_id}/events", response_class=StreamingResponse, **videos)(service.events)
-    app.delete("/v1/videos/{video_id}", **videos)(service.delete)
-    app.get("/v1/models", tags=["service"])(service.models)
+    api.post("/videos", openapi_extra=VIDEO_BODY, **videos)(service.create)
+    api.post("/videos/sync", openapi_extra=VIDEO_BODY, response_class=Response, **videos)(service.create_and_wait)
+    api.get("/videos", **videos)(service.list_jobs)
+    api.get("/videos/{video_id}", **videos)(service.retrieve)
+    api.get("/videos/{video_id}/content", response_class=Response, **videos)(service.content)
+    api.get("/videos/{video_id}/events", response_class=StreamingResponse, **videos)(service.events)
+    api.delete("/videos/{video_id}", **videos)(service.delete)
+    api.get("/models", tags=["service"])(service.models)
+    app.include_router(api)
     app.get("/schedules", tags=["service"])(service.schedules)
     app.get("/health", tags=["service"])(service.health)
     app.get("/metrics", response_class=Response, tags=["service"])(service.metrics)
@@ -94,15 +98,14 @@ class Service:
         yield
         sweeper.cancel()
 
-    async def check_key(self, request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def check_key(self, request: Request) -> None:
         """Refuse requests of the API without the key."""
-        key = self.settings.api_key
-        if key is not None and request.url.path.startswith("/v1/"):
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            given = given or request.headers.get("x-api-key", "")
-            if not hmac.compare_digest(given.encode(), key.encode()):
-                return await self.refuse(request, Refusal(401, "the API key is missing or wrong: send it as Bearer"))
-        return await proceed(request)
+        if (key := self.settings.api_key) is None:
+            return
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        given = given or request.headers.get("x-api-key", "")
+        if not hmac.compare_digest(given.encode(), key.encode()):
+            raise Refusal(401, "the API key is missing or wrong: send it as Bearer")
 
     async def refuse(self, request: Request, refusal: Refusal) -> JSONResponse:
         """Answer with an error, on one line, in the form that clients know."""
@@ -124,15 +127,15 @@ class Service:
                 if await request.is_disconnected():
                     self.queue.remove_soon(accepted.id)
                     return Response(status_code=499)
+            state = await self._state(accepted.id)
+            if state.status != "completed":
+                raise Refusal(500, state.error or f"the video is {state.status}")
+            return await self._video(accepted.id, accepted.seed)
         except asyncio.CancelledError:  # so Ray Serve tells that the client went away
             self.queue.remove_soon(accepted.id)
             raise
         finally:
             waiting.cancel()
-        state = await self._state(accepted.id)
-        if state.status != "completed":
-            raise Refusal(500, state.error or f"the video is {state.status}")
-        return await self._video(accepted.id, accepted.seed)
 
     async def list_jobs(self) -> dict[str, Any]:
         """List the jobs, newest first."""
@@ -288,7 +291,11 @@ class Service:
 
     async def _sweep(self) -> None:
         while True:
-            await self.queue.sweep(self.settings.expiry)
+            try:
+                await self.queue.sweep(self.settings.expiry)
+            except Exception as error:  # of any file system: it may answer again later
+                reason = first_line(error)
+                _LOG.warning("expired videos were not deleted (%s): trying again in %g s", reason, _SWEEP_EVERY)
             await asyncio.sleep(_SWEEP_EVERY)
 
 

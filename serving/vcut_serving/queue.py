@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -60,8 +61,12 @@ class JobQueue:
         self._reserved -= 1
 
     def start(self, job: str) -> None:
-        """Run a job of the store in the background."""
-        self._tasks[job] = asyncio.create_task(self._run(job))
+        """Run a job of the store in the background.
+
+        The task has an empty context. Else Ray Serve would take the worker's call for a part of the client's request,
+        and would cancel it when the client goes away.
+        """
+        self._tasks[job] = Context().run(asyncio.create_task, self._run(job))
 
     async def recover(self) -> None:
         """Run the jobs that an earlier process of this service has left unfinished, oldest first."""

@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,24 @@ def test_a_client_that_goes_away_while_its_job_is_kept_leaves_none(
     run(work)
 
 
+def test_a_job_is_no_part_of_the_request_that_asked_for_it(small_bundle: Path, tmp_path: Path, photo: Any) -> None:
+    """Ray Serve cancels calls that a request has made, which it knows by a context variable."""
+    request, seen = ContextVar("request", default="none"), list[str]()
+
+    async def run_job(job: str) -> None:
+        seen.append(request.get())
+
+    async def work() -> None:
+        async with serving(small_bundle, tmp_path / "r", run_job) as client:
+            request.set("the client's")
+            await client.post("/v1/videos", **form(photo))
+            while not seen:
+                await asyncio.sleep(0.01)
+
+    run(work)
+    assert seen == ["none"]
+
+
 def test_the_key(small_bundle: Path, tmp_path: Path, photo: Image.Image) -> None:
     async def work() -> None:
         async with serving(small_bundle, tmp_path / "r", api_key="geheim") as client:
@@ -273,6 +292,36 @@ def test_the_key(small_bundle: Path, tmp_path: Path, photo: Image.Image) -> None
             assert (await client.get("/health")).status_code == 200
 
     run(work)
+
+
+def test_expired_videos_go_even_if_the_folder_did_not_answer_before(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = JobStore(str(tmp_path / "r"))
+    old = Request(new_id(), time.time() - 100, seed=0)
+    store.create(old, b"")
+    store.set_state(old.id, State("failed", finished=time.time() - 50))
+    sweep, calls = JobStore.sweep, list[int]()
+
+    def fails_first(self: JobStore) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError("no answer")
+        sweep(self)
+
+    monkeypatch.setattr(JobStore, "sweep", fails_first)
+    monkeypatch.setattr("vcut_serving.app._SWEEP_EVERY", 0.1)
+
+    async def work() -> None:
+        async with serving(small_bundle, tmp_path / "r", expiry=10) as client:
+            for _ in range(100):
+                if (await client.get(f"/v1/videos/{old.id}")).status_code == 404:
+                    return
+                await asyncio.sleep(0.1)
+            raise AssertionError("the expired video is still there")
+
+    run(work)
+    assert "expired videos were not deleted (no answer): trying again in 0.1 s" in caplog.text
 
 
 def test_jobs_outlive_the_service_and_its_workers(small_bundle: Path, tmp_path: Path, photo: Image.Image) -> None:

@@ -61,7 +61,6 @@ def test_a_video_is_that_of_a_local_run(client: httpx.Client, pipeline: Pipeline
         assert "event: completed" in "".join(events.iter_text())
 
 
-@pytest.mark.xfail(strict=False, reason="Ray Serve does not always tell the handler that a client went away")
 def test_a_client_that_goes_away_frees_the_worker(service: Service, client: httpx.Client, photo: Image.Image) -> None:
     before = set(service.results.iterdir())
     with pytest.raises(httpx.ReadTimeout), service.client() as hasty:
