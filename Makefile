@@ -5,7 +5,7 @@ DEMO := demo
 CPP := runtime/cpp
 MAKEFLAGS += --jobs=2  # lint and the C++ library do not wait for each other
 
-.PHONY: demo test cpp cpp-library cpp-sanitized serving-tools lower-bounds lint bench tables clean
+.PHONY: demo test cpp cpp-library cpp-fuzzer cpp-sanitized serving-tools lower-bounds lint bench tables clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -21,11 +21,11 @@ demo: .venv/.installed
 	@echo "$(DEMO)/video.mp4: a photograph that svd-tiny has not been trained on, animated."
 
 # Two processes of one thread each: most of what tests wait for is tracing, which uses one.
-test: lint cpp-library serving-tools
+test: lint cpp-fuzzer serving-tools
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The C++ runtime: its library and its tests. ONNX Runtime itself is that of the Python package.
-cpp: cpp-library cpp-sanitized
+cpp: cpp-fuzzer cpp-sanitized
 	$(BIN)/python -m pytest tests/cpp
 
 cpp-library: .venv/.installed
@@ -34,6 +34,10 @@ cpp-library: .venv/.installed
 	cd $(CPP) && export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache && \
 	cmake --preset release -DONNXRUNTIME_ROOT=build/onnxruntime/usr -DVCUT_ONNXRUNTIME_LIBRARY="$$library" --log-level=WARNING && \
 	cmake --build --preset release
+
+cpp-fuzzer: cpp-library
+	cd $(CPP) && export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache && \
+	cmake --preset fuzz --log-level=WARNING && cmake --build --preset fuzz --target vcut_fuzz
 
 # Chromium, and a real Triton server with packages of its own.
 serving-tools: .venv/.installed

@@ -3,6 +3,7 @@
 #
 #   packages.sh WHAT PACKAGE...     WHAT needs them; it begins the message
 set -eu
+exec 9<"$0" && flock 9 # apt-get fails if two run at a time
 what=$1
 shift
 missing=""

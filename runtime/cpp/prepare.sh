@@ -6,7 +6,7 @@
 # The headers are those of Debian 13 (libonnxruntime-dev). They are only downloaded and unpacked, so they suit any release.
 set -eu
 folder=$1
-packages="nlohmann-json3-dev doctest-dev libssl-dev libpng-dev libjpeg-dev ninja-build ccache"
+packages="nlohmann-json3-dev doctest-dev libssl-dev libpng-dev libjpeg-dev ninja-build ccache clang libclang-rt-dev"
 
 say() {
     echo "C++ runtime: $1" >&2

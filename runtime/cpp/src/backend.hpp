@@ -76,4 +76,7 @@ std::unique_ptr<Backend> open_backend(const Bundle& bundle, const std::string& n
 // The bytes of a tensor. Throws Error if they are more than fit in memory.
 size_t size_of(const std::vector<int64_t>& shape, const std::string& dtype);
 
+// The numbers of a tensor. Throws Error as size_of does.
+size_t count_of(const std::vector<int64_t>& shape);
+
 }  // namespace vcut_core

@@ -75,4 +75,6 @@ size_t size_of(const std::vector<int64_t>& shape, const std::string& dtype) {
   return bytes;
 }
 
+size_t count_of(const std::vector<int64_t>& shape) { return size_of(shape, "uint8"); }
+
 }  // namespace vcut_core

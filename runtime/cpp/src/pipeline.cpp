@@ -12,8 +12,6 @@
 namespace vcut_core {
 namespace {
 
-size_t count_of(const std::vector<int64_t>& shape) { return size_of(shape, "uint8"); }
-
 // Returns an injected array; empty if none is injected.
 std::vector<float> injected(const char* name, const float* values, size_t count, const std::vector<int64_t>& shape) {
   if (values == nullptr) return {};

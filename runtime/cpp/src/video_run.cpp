@@ -10,8 +10,6 @@
 namespace vcut_core {
 namespace {
 
-size_t count_of(const std::vector<int64_t>& shape) { return size_of(shape, "uint8"); }
-
 // Returns the rows of sca_bias [2, N] that a step gets: their mean, or row 1.
 Array select_bias(const std::vector<float>& both, const std::string& bias) {
   const size_t channels = both.size() / 2;

@@ -1,5 +1,5 @@
 // What strangers may write, for libFuzzer: manifests, ONNX graphs and photographs. The first byte says which it is, so
-// a file of a bundle and any photograph can be a seed. fuzzed.sh builds and runs it.
+// a file of a bundle and any photograph can be a seed. tests/cpp/test_fuzz.py runs it.
 //
 // Whatever the input, the answer is a result or one of the errors below.
 #include <zlib.h>
