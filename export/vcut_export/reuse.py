@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vcut_export.plan import Plan
 from vcut_runtime.bundle import open_bundle
+from vcut_runtime.bundle.claims import INSIDE
 from vcut_runtime.bundle.graph import GRAPHS
 from vcut_runtime.bundle.manifest import MANIFEST, GraphEntry, Manifest
 from vcut_runtime.bundle.transaction import is_fixed
@@ -36,7 +37,9 @@ def existing(root: Path, plan: Plan, force: bool) -> Manifest | None:
         raise UsageError(f"{root} is a file: choose another --output")
     if not any(root.iterdir()):
         return None
-    foreign = sorted(path.name for path in root.iterdir() if path.name not in (MANIFEST, "onnx", "engines"))
+    # Another process may be building engines in a hidden folder.
+    names = sorted(path.name for path in root.iterdir() if not path.name.startswith(INSIDE))
+    foreign = [name for name in names if name not in (MANIFEST, "onnx", "engines")]
     if foreign or not _is_ours(root / MANIFEST):
         what = foreign[0] if foreign else "something else than a vcut bundle"
         raise UsageError(f"{root} holds {what}, which vcut did not put there: choose another --output")

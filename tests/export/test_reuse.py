@@ -15,6 +15,7 @@ from exporting import again, changed, state
 from vcut_export import export
 from vcut_runtime import Pipeline, UsageError, VcutError, open_bundle
 from vcut_runtime.bundle.graph import GRAPHS
+from vcut_runtime.bundle.transaction import adding
 
 
 @pytest.fixture
@@ -183,3 +184,12 @@ def test_engines_that_a_build_adds_meanwhile_are_kept(
     engines = open_bundle(bundle_copy).manifest.engines
     assert result.manifest.engines == engines
     assert set(engines[PORTABLE].engines) == set(result.manifest.graphs)
+
+
+def test_an_export_does_not_mind_a_build_that_runs_meanwhile(
+    small_checkpoint: Path, bundle_copy: Path, quick: list[str]
+) -> None:
+    with adding(bundle_copy):
+        assert again(small_checkpoint, bundle_copy).rebuilt == ()
+        build(bundle_copy)
+    assert PORTABLE in open_bundle(bundle_copy).manifest.engines
