@@ -5,7 +5,7 @@ DEMO := demo
 CPP := runtime/cpp
 MAKEFLAGS += --jobs=2  # lint and the C++ library do not wait for each other
 
-.PHONY: demo test cpp cpp-library cpp-fuzzer cpp-sanitized serving-tools lower-bounds lint bench tables clean
+.PHONY: demo test cpp cpp-library cpp-fuzzer cpp-tidy cpp-sanitized serving-tools lower-bounds lint bench tables clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,7 +25,7 @@ test: lint cpp-fuzzer serving-tools
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The C++ runtime: its library and its tests. ONNX Runtime itself is that of the Python package.
-cpp: cpp-fuzzer cpp-sanitized
+cpp: cpp-fuzzer cpp-tidy cpp-sanitized
 	$(BIN)/python -m pytest tests/cpp
 
 cpp-library: .venv/.installed
@@ -38,6 +38,11 @@ cpp-library: .venv/.installed
 cpp-fuzzer: cpp-library
 	cd $(CPP) && export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache && \
 	cmake --preset fuzz --log-level=WARNING && cmake --build --preset fuzz --target vcut_fuzz
+
+# clang's static analyzer and its checks for bugs.
+cpp-tidy: cpp-library
+	$(CPP)/packages.sh "C++ runtime" clang-tidy
+	cd $(CPP) && run-clang-tidy -quiet -p build/release 'cpp/src/.*'
 
 # Chromium, and a real Triton server with packages of its own.
 serving-tools: .venv/.installed

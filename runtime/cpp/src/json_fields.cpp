@@ -16,6 +16,8 @@ constexpr int deepest = 32;           // levels of objects and lists that a mani
 constexpr int64_t most = int64_t{1} << 62;
 
 // Builds the tree. Whole numbers beyond 64 bits, which the library would make floats, are kept as their digits.
+// Moving the library's values cannot throw.
+// NOLINTNEXTLINE(bugprone-exception-escape)
 class Builder : public nlohmann::json_sax<Json> {
  public:
   Json root;

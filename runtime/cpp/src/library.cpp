@@ -18,7 +18,8 @@ SharedLibrary::SharedLibrary(const std::vector<std::string>& files, const std::s
       file_ = file;
       return;
     }
-    if (reason.empty()) reason = one_line(dlerror());
+    // Each thread has its own message.
+    if (reason.empty()) reason = one_line(dlerror());  // NOLINT(concurrency-mt-unsafe)
   }
   throw usage(title + " does not load (" + reason + "): " + advice);
 }

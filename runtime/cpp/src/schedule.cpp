@@ -146,9 +146,9 @@ Levels choose_sigmas(const Scheduler& scheduler, const Sigmas& sigmas, const std
     return result;
   }
   const std::string grid = !sigmas.grid.empty() ? sigmas.grid : solver == "lcm" ? "lcm" : "karras";
-  const Levels levels = grid == "lcm"   ? lcm_sigmas(scheduler, steps.value_or(4))
-                        : grid == "ays" ? ays_sigmas(scheduler, steps.value_or(ays.size() - 1))
-                                        : karras_sigmas(scheduler, steps.value_or(usual_steps));
+  Levels levels = grid == "lcm"   ? lcm_sigmas(scheduler, steps.value_or(4))
+                  : grid == "ays" ? ays_sigmas(scheduler, steps.value_or(ays.size() - 1))
+                                  : karras_sigmas(scheduler, steps.value_or(usual_steps));
   if (!falls(levels)) {
     throw usage("the bundle's scheduler constants give no falling noise levels of " + grid + ": choose other --sigmas");
   }

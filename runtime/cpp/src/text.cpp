@@ -114,7 +114,7 @@ std::string number(double value) {
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   std::array<char, 40> buffer{};
   const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value, std::chars_format::scientific);
-  const std::string digits(buffer.data(), end.ptr);
+  std::string digits(buffer.data(), end.ptr);
   const size_t at = digits.find('e');
   const int exponent = std::stoi(digits.substr(at + 1));
   if (exponent < -4 || exponent >= 16) return digits;

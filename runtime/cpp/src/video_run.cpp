@@ -87,7 +87,7 @@ std::vector<float> VideoRun::denoise(const std::vector<float>& start) {
     }
     first = end;
   }
-  const auto latents = floats(values["latents"], latent_shape_);
+  auto latents = floats(values["latents"], latent_shape_);
   check("one of " + std::to_string(rows.size()) + " steps gave latents", latents);
   return latents;
 }

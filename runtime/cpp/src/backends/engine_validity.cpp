@@ -68,7 +68,8 @@ void check_has_engines(const Bundle& bundle, const std::string& library) {
               library + "', or use another --backend");
 }
 
-Offer choose_engines(const Bundle& bundle, std::shared_ptr<const EngineLibrary> library, std::shared_ptr<Cuda> cuda) {
+Offer choose_engines(const Bundle& bundle, const std::shared_ptr<const EngineLibrary>& library,
+                     std::shared_ptr<Cuda> cuda) {
   const auto& sets = bundle.manifest.engines;
   std::vector<std::string> targets;
   for (const auto& [target, engines] : sets) {

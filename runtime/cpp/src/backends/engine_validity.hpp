@@ -20,6 +20,7 @@ void check_has_engines(const Bundle& bundle, const std::string& library);
 
 // Offers the engines of the library that are valid on this GPU, those built for exactly this GPU first. Throws Error if
 // there are none.
-Offer choose_engines(const Bundle& bundle, std::shared_ptr<const EngineLibrary> library, std::shared_ptr<Cuda> cuda);
+Offer choose_engines(const Bundle& bundle, const std::shared_ptr<const EngineLibrary>& library,
+                     std::shared_ptr<Cuda> cuda);
 
 }  // namespace vcut_core
