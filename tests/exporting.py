@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conftest import FP32
+from conftest import FP32, Once
 from vcut_export import ExportResult, export
 
 
 def again(checkpoint: Path, bundle: Path, **options: Any) -> ExportResult:
     """Export with the options of ``small_bundle``, some changed."""
     return export(str(checkpoint), bundle, **{**FP32, "steps": 4, "cut_step": 3, **options})
+
+
+def fp16_bundle(checkpoint: Path, once: Once, **options: Any) -> Path:
+    """Compile the shallow model in fp16 with shallow steps, with the given options at most once per run."""
+    name = "-".join(["bundles/deep-fp16", *options])
+    return once(name, partial(export, str(checkpoint), precision="fp16", deep_cache=True, **options))
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:

@@ -88,8 +88,11 @@ class Drill:
         self.durations: dict[str, float] = {}
 
     def measure(self) -> None:
-        """Run each call once, to know how long it takes."""
+        """Run each call once, to know how long it takes. An export over a bundle takes as long as a new one."""
         for kind in self.calls:
+            if kind == "export over a bundle":
+                self.durations[kind] = self.durations["export"]
+                continue
             start = time.monotonic()
             _, status = os.waitpid(self._start(kind), 0)
             if status:

@@ -44,13 +44,10 @@ def test_both_commands_export(command: str, small_checkpoint: Path, bundle_copy:
     assert facts["engines"] is None
 
 
-def test_progress_time_and_memory_are_shown_or_silenced(small_checkpoint: Path, tmp_path: Path) -> None:
+def test_progress_can_be_silenced(small_checkpoint: Path, bundle_copy: Path) -> None:
+    """``test_a_hub_id_loads_from_the_hub_cache`` sees it shown."""
     options = ["--model", small_checkpoint, *FP32, "--verify", "--engines", "none"]
-    done = run("vcut-export", *options, "-o", tmp_path / "bundle")
-    assert done.returncode == 0, done.stderr
-    for words in ("trace step graphs", "write unet.weights", "verify", "largest error", "peak memory", "GB"):
-        assert words in done.stderr
-    done = run("vcut-export", *options, "-o", tmp_path / "bundle", "--quiet")
+    done = run("vcut-export", *options, "-o", bundle_copy, "--quiet")
     assert (done.returncode, done.stdout) == (0, "")
     lines = done.stderr.splitlines()  # the errors that --verify measured, and none of the libraries' own bars
     assert len(lines) == 4

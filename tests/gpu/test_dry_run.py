@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import Once
+from exporting import fp16_bundle
 from fakes import FakeCuda, add_fake_engines, fake_tensorrt
 from gpu import test_engines as real
 from vcut_runtime.backends import cuda, engine_validity, tensorrt, tensorrt_library
@@ -47,25 +47,18 @@ def compiled(deep_bundle: Path, library: str, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def compiled_fp16(small_checkpoint: Path, library: str, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_engines(in_fp16("deep-fp16", small_checkpoint, once), library, tmp_path_factory)
+    return with_engines(fp16_bundle(small_checkpoint, once), library, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def compiled_upcast(small_checkpoint: Path, library: str, once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    bundle = in_fp16("deep-upcast", small_checkpoint, once, upcast_attention=True)
+    bundle = fp16_bundle(small_checkpoint, once, upcast_attention=True)
     return with_engines(bundle, library, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def compiled_dynamic(dynamic_bundle: Path, library: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_engines(dynamic_bundle, library, tmp_path_factory)
-
-
-def in_fp16(name: str, checkpoint: Path, once: Once, **options: Any) -> Path:
-    from vcut_export import export
-
-    write = partial(export, str(checkpoint), precision="fp16", deep_cache=True, **options)
-    return once(f"bundles/{name}", write)
 
 
 def with_engines(bundle: Path, library: str, folders: pytest.TempPathFactory) -> Path:
