@@ -28,16 +28,18 @@ test: lint cpp-fuzzer serving-tools
 cpp: cpp-fuzzer cpp-tidy cpp-sanitized
 	$(BIN)/python -m pytest tests/cpp
 
+cpp-library cpp-fuzzer cpp-sanitized: export CMAKE_C_COMPILER_LAUNCHER := ccache
+cpp-library cpp-fuzzer cpp-sanitized: export CMAKE_CXX_COMPILER_LAUNCHER := ccache
+
 cpp-library: .venv/.installed
 	$(CPP)/prepare.sh $(CPP)/build/onnxruntime
 	@library=$$($(BIN)/python -c "import onnxruntime, pathlib; print(*pathlib.Path(onnxruntime.__file__).parent.glob('capi/libonnxruntime.so.*'))"); \
-	cd $(CPP) && export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache && \
+	cd $(CPP) && \
 	cmake --preset release -DONNXRUNTIME_ROOT=build/onnxruntime/usr -DVCUT_ONNXRUNTIME_LIBRARY="$$library" --log-level=WARNING && \
 	cmake --build --preset release
 
 cpp-fuzzer: cpp-library
-	cd $(CPP) && export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache && \
-	cmake --preset fuzz --log-level=WARNING && cmake --build --preset fuzz --target vcut_fuzz
+	cd $(CPP) && cmake --preset fuzz --log-level=WARNING && cmake --build --preset fuzz --target vcut_fuzz
 
 # clang's static analyzer and its checks for bugs.
 cpp-tidy: cpp-library

@@ -14,6 +14,7 @@ from vcut_runtime.schedule import Step
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = Path(os.environ.get("VCUT_CPP_LIBRARY", ROOT / "runtime/cpp/build/release/libvcut.so"))
+IMAGE_SUFFIXES = (".png", ".jpg", ".mpo")  # of the files that the library decodes
 NEVER = -1
 
 Progress = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32)

@@ -37,9 +37,9 @@ def existing(root: Path, plan: Plan, force: bool) -> Manifest | None:
         raise UsageError(f"{root} is a file: choose another --output")
     if not any(root.iterdir()):
         return None
+    own = (MANIFEST, "onnx", "engines")
     # Another process may be building engines in a hidden folder.
-    names = sorted(path.name for path in root.iterdir() if not path.name.startswith(INSIDE))
-    foreign = [name for name in names if name not in (MANIFEST, "onnx", "engines")]
+    foreign = sorted(p.name for p in root.iterdir() if p.name not in own and not p.name.startswith(INSIDE))
     if foreign or not _is_ours(root / MANIFEST):
         what = foreign[0] if foreign else "something else than a vcut bundle"
         raise UsageError(f"{root} holds {what}, which vcut did not put there: choose another --output")

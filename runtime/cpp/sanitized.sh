@@ -6,7 +6,6 @@
 set -eu
 python=$(realpath -s "$1")
 cd "$(dirname "$0")"
-export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
 for preset in asan tsan; do
     cmake --preset $preset -DONNXRUNTIME_ROOT=build/onnxruntime/usr --log-level=WARNING
     cmake --build --preset $preset

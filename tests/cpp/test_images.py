@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vcut_c import Library, read_image, refusal
+from odd_images import CASES
+from vcut_c import IMAGE_SUFFIXES, Library, read_image, refusal
 from vcut_runtime import UsageError
 from vcut_runtime.images import load_image
 
@@ -66,7 +66,6 @@ def test_every_kind_of_png(library: Library, photo: Image.Image, tmp_path: Path,
     np.testing.assert_array_equal(read_image(library, path.read_bytes(), 40, 48, "stretch"), want)
 
 
-ODD: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "runtime/test_odd_images.py"))["CASES"]
 CONVERTED = ("display-p3", "adobe-rgb.", "grey-gamma", "deep-grey-gamma", "cmyk.jpg")  # by their colour profile
 
 
@@ -74,13 +73,13 @@ CONVERTED = ("display-p3", "adobe-rgb.", "grey-gamma", "deep-grey-gamma", "cmyk.
     "name",
     [
         name
-        for name, case in ODD.items()
-        if name.endswith((".png", ".jpg", ".mpo")) and case.pixels is not None and not name.startswith(CONVERTED)
+        for name, case in CASES.items()
+        if name.endswith(IMAGE_SUFFIXES) and case.pixels is not None and not name.startswith(CONVERTED)
     ],
 )
 def test_odd_photographs(library: Library, name: str) -> None:
     """The odd photographs of the Python runtime's test whose colours need no profile."""
-    data = ODD[name].make()
+    data = CASES[name].make()
     want = load_image(data, 24, 32)
     levels = 0 if name.endswith(".png") else 1  # releases of libjpeg round chroma differently
     assert np.abs(read_image(library, data, 24, 32, "stretch") - want).max() <= levels / 255 + 1e-6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import runpy
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +13,11 @@ import pytest
 from PIL import Image
 
 import vcut_c
+from odd_images import CASES
 from vcut_c import CError, Library, OnLatents, OnStep, Pipeline, Progress, refusal
 from vcut_runtime import BundleError, UsageError, VcutError
 from vcut_runtime import Pipeline as PythonPipeline
 
-ODD = Path(__file__).parents[1] / "runtime/test_odd_images.py"
 FAILED, USAGE, BUNDLE, CANCELLED = 1, 2, 3, 4
 
 
@@ -284,7 +283,7 @@ def test_colours_that_are_not_certain_are_noted(
     small: Pipeline, python: PythonPipeline, tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / name
-    path.write_bytes(runpy.run_path(str(ODD))["CASES"][name].make())
+    path.write_bytes(CASES[name].make())
     small(path, num_inference_steps=1, seed=0, fit="crop")
     if name.startswith("display"):
         assert small.said == [

@@ -11,20 +11,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
-import runpy
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 from PIL import Image
 
 from drills.variants import MANIFEST, make_variant
+from odd_images import CASES
+from vcut_c import IMAGE_SUFFIXES
 
-ODD_PHOTOGRAPHS = Path(__file__).parents[1] / "runtime/test_odd_images.py"
-SUFFIXES = (".png", ".jpg", ".mpo")  # of the formats that the C++ runtime reads
 NODES = 24  # of a graph
 MOST_BYTES = 1 << 16  # of a file
 
@@ -80,9 +78,8 @@ def _bundle_files(bundle: Path) -> Iterator[bytes]:
 
 
 def _photographs() -> Iterator[bytes]:
-    cases: dict[str, Any] = runpy.run_path(str(ODD_PHOTOGRAPHS))["CASES"]
-    for name, case in cases.items():
-        if name.endswith(SUFFIXES):
+    for name, case in CASES.items():
+        if name.endswith(IMAGE_SUFFIXES):
             yield case.make()
     small = Image.linear_gradient("L").resize((16, 12))
     for mode in ("RGB", "L", "CMYK", "P", "LA", "1"):

@@ -88,11 +88,8 @@ class Drill:
         self.durations: dict[str, float] = {}
 
     def measure(self) -> None:
-        """Run each call once, to know how long it takes. An export over a bundle takes as long as a new one."""
+        """Run each call once, to know how long it takes."""
         for kind in self.calls:
-            if kind == "export over a bundle":
-                self.durations[kind] = self.durations["export"]
-                continue
             start = time.monotonic()
             _, status = os.waitpid(self._start(kind), 0)
             if status:

@@ -40,6 +40,7 @@ def test_both_commands_export(command: str, small_checkpoint: Path, bundle_copy:
     assert done.stderr == ""
     facts = json.loads(done.stdout)
     assert (facts["rebuilt"], facts["steps"], facts["cut_step"]) == ([], 4, 5)
+    assert facts["bundle"] == str(bundle_copy)
     assert facts["peak_memory_bytes"] > 0
     assert facts["engines"] is None
 

@@ -285,6 +285,7 @@ def test_a_hub_id_loads_from_the_hub_cache(small_checkpoint: Path, tmp_path: Pat
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
     for words in ("trace step graphs", "write unet.weights", "verify", "largest error", "peak memory", "GB"):
         assert words in done.stderr
     model = open_bundle(tmp_path / "vcut-svd-mini").manifest.model

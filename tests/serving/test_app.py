@@ -270,7 +270,7 @@ def test_a_job_is_no_part_of_the_request_that_asked_for_it(small_bundle: Path, t
     async def work() -> None:
         async with serving(small_bundle, tmp_path / "r", run_job) as client:
             request.set("the client's")
-            await client.post("/v1/videos", **form(photo))
+            assert (await client.post("/v1/videos", **form(photo))).status_code == 200
             while not seen:
                 await asyncio.sleep(0.01)
 
